@@ -1,0 +1,203 @@
+package events
+
+import "time"
+
+// MaxDeadline is the longest that a login may take, counted from the broker's timestamp of its request
+// (SP 800-63B-4 section 3.1.3.2: out-of-band authentication ends within ten minutes).
+const MaxDeadline = 10 * time.Minute
+
+// A Status is where a login stands, as far as its user may know.
+type Status string
+
+// The statuses. All but the first two are endings and never change again.
+const (
+	StatusPending   Status = "pending"
+	StatusChallenge Status = "challenge"
+	StatusGranted          = Status(Granted)
+	StatusDenied           = Status(Denied)
+	StatusFailed           = Status(Failed)
+	StatusExpired          = Status(Expired)
+	StatusCancelled        = Status(CancelledBy)
+)
+
+// A State is what a gateway may know of a login: those of its events that gateways hear. It is a set, so neither the
+// order in which they arrive nor how often makes a difference, and every instance of a gateway comes to the same State.
+// A State that a [Client] gave away does not change any more.
+type State struct {
+	Login     Login
+	Requested *Requested // nil while not even that has been seen
+	Stored    time.Time  // the broker's timestamp of Requested; zero when it has not been read back
+	Trace     string     // W3C traceparent of the login
+
+	Challenged  [Rounds + 1]*Challenged  // by round; 0 is not used
+	Undelivered [Rounds + 1]*Undelivered // by round
+	Rejected    [Attempts + 1]*Rejected  // by attempt
+
+	Closed   *Closed
+	ClosedAt time.Time // the broker's timestamp of Closed
+}
+
+// A Challenge is what the user is asked for.
+type Challenge struct {
+	Challenged
+	Round        int
+	AttemptsLeft int
+	Rejected     string // why the last answer of this round was not accepted; empty when there was none
+}
+
+// Add takes an event in, and reports whether it is news. Events of other logins and of steps that gateways do not hear are none.
+func (s *State) Add(e *Event) bool {
+	if e.Login != s.Login {
+		return false
+	}
+	switch data := e.Data.(type) {
+	case *Requested:
+		// A gateway's own request is known before the broker's timestamp of it is.
+		if s.Requested != nil && (!s.Stored.IsZero() || e.Stored.IsZero()) {
+			return false
+		}
+		s.Requested, s.Stored, s.Trace = data, e.Stored, e.Trace
+	case *Challenged:
+		return put(&s.Challenged[e.N], data)
+	case *Undelivered:
+		return put(&s.Undelivered[e.N], data)
+	case *Rejected:
+		return put(&s.Rejected[e.N], data)
+	case *Closed:
+		if s.Closed != nil {
+			return false
+		}
+		s.Closed, s.ClosedAt = data, e.Stored
+	default:
+		return false
+	}
+	return true
+}
+
+func put[T any](place **T, data *T) bool {
+	if *place != nil {
+		return false
+	}
+	*place = data
+	return true
+}
+
+// Version counts what has happened: 1 for a login that was requested, and one more for every later event in the State.
+func (s *State) Version() int {
+	n := 1
+	for round := 1; round <= Rounds; round++ {
+		n += known(s.Challenged[round]) + known(s.Undelivered[round])
+	}
+	for attempt := 1; attempt <= Attempts; attempt++ {
+		n += known(s.Rejected[attempt])
+	}
+	return n + known(s.Closed)
+}
+
+func known[T any](p *T) int {
+	if p == nil {
+		return 0
+	}
+	return 1
+}
+
+// Status is where the login stands.
+func (s *State) Status() Status {
+	switch {
+	case s.Closed != nil:
+		return Status(s.Closed.Outcome)
+	case s.Challenge() != nil:
+		return StatusChallenge
+	default:
+		return StatusPending
+	}
+}
+
+// Ended reports whether the login has come to its one ending.
+func (s *State) Ended() bool { return s.Closed != nil }
+
+// Reason is why a login failed, and empty for every other status: why one was denied is not for its user.
+func (s *State) Reason() string {
+	if s.Closed == nil || s.Closed.Outcome != Failed {
+		return ""
+	}
+	return s.Closed.Reason
+}
+
+// Deadline is when the login ends if nothing else ends it; zero while the request has not been seen.
+func (s *State) Deadline() time.Time {
+	if s.Requested == nil {
+		return time.Time{}
+	}
+	start := s.Stored
+	if start.IsZero() {
+		start = s.Login.Time()
+	}
+	if latest := start.Add(MaxDeadline); s.Requested.Deadline.After(latest) {
+		return latest
+	}
+	return s.Requested.Deadline
+}
+
+// Challenge is the challenge to show: that of the highest round that was challenged. A round ends when the next is
+// challenged, not before: until then its code is good. Nil when there is none, or when the login has ended.
+func (s *State) Challenge() *Challenge {
+	if s.Closed != nil {
+		return nil
+	}
+	for round := Rounds; round > 0; round-- {
+		if s.Challenged[round] != nil {
+			c := &Challenge{Challenged: *s.Challenged[round], Round: round, AttemptsLeft: Attempts}
+			for _, r := range s.Rejected[1:] {
+				if r == nil {
+					continue
+				}
+				c.AttemptsLeft = min(c.AttemptsLeft, r.AttemptsLeft)
+				if r.Round == round {
+					c.Rejected = r.Reason
+				}
+			}
+			return c
+		}
+	}
+	return nil
+}
+
+// Round is the highest round of which the outcome is known: its challenge was sent, or could not be. 0 when there is none.
+func (s *State) Round() int {
+	for round := Rounds; round > 0; round-- {
+		if s.Challenged[round] != nil || s.Undelivered[round] != nil {
+			return round
+		}
+	}
+	return 0
+}
+
+// An address names one event of a login.
+type address struct {
+	step Step
+	n    int
+}
+
+// opening are the events without which a login has no others that gateways hear, and its ending.
+var opening = []address{{StepRequested, 0}, {StepClosed, 0}, {StepChallenged, 1}, {StepUndelivered, 1}}
+
+// missing lists the events that may exist and are not in the State.
+func (s *State) missing() []address {
+	var all []address
+	want := func(step Step, n int, have bool) {
+		if !have {
+			all = append(all, address{step, n})
+		}
+	}
+	want(StepRequested, 0, s.Requested != nil)
+	want(StepClosed, 0, s.Closed != nil)
+	for round := 1; round <= Rounds; round++ {
+		want(StepChallenged, round, s.Challenged[round] != nil)
+		want(StepUndelivered, round, s.Undelivered[round] != nil)
+	}
+	for attempt := 1; attempt <= Attempts; attempt++ {
+		want(StepRejected, attempt, s.Rejected[attempt] != nil)
+	}
+	return all
+}

@@ -1,0 +1,158 @@
+package events
+
+import (
+	"math/rand/v2"
+	"reflect"
+	"testing"
+	"time"
+)
+
+func sampleLogin(t *testing.T) (Login, time.Time) {
+	t.Helper()
+	login, err := NewLogin("web")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return login, login.Time()
+}
+
+// road is everything that gateways hear of a login with a resend, a failed delivery and two wrong codes.
+func road(login Login, start time.Time) []*Event {
+	at := func(seconds int) time.Time { return start.Add(time.Duration(seconds) * time.Second) }
+	all := []*Event{
+		New(login, 0, &Requested{App: "demo", Method: Password, Deadline: at(300)}),
+		New(login, 1, &Challenged{Factor: SMS, Hint: "one", Expires: at(100), Choices: []Factor{SMS, Push}}),
+		New(login, 1, &Rejected{Round: 1, Factor: SMS, Reason: RejectedWrong, AttemptsLeft: 4}),
+		New(login, 2, &Undelivered{Factor: SMS, Reason: UndeliveredDown}),
+		New(login, 3, &Challenged{Factor: SMS, Hint: "three", Expires: at(200), Choices: []Factor{SMS, Push}}),
+		New(login, 2, &Rejected{Round: 1, Factor: SMS, Reason: RejectedSuperseded, AttemptsLeft: 3}),
+		New(login, 3, &Rejected{Round: 3, Factor: SMS, Reason: RejectedWrong, AttemptsLeft: 2}),
+		New(login, 0, &Closed{Outcome: Granted, App: "demo", User: "u1", AMR: []string{"pwd", "sms"}}),
+	}
+	for i, e := range all {
+		e.Stored = start.Add(time.Duration(i) * time.Millisecond)
+	}
+	return all
+}
+
+func TestStateIsTheSameInEveryOrder(t *testing.T) {
+	login, start := sampleLogin(t)
+	events := road(login, start)
+	want := State{Login: login}
+	for _, e := range events {
+		if !want.Add(e) {
+			t.Errorf("%s is no news", e.ID())
+		}
+	}
+	if want.Version() != len(events) {
+		t.Errorf("version %d, want %d", want.Version(), len(events))
+	}
+	random := rand.New(rand.NewPCG(1, 2))
+	for range 500 {
+		twice := append(append([]*Event{}, events...), events...)
+		random.Shuffle(len(twice), func(i, j int) { twice[i], twice[j] = twice[j], twice[i] })
+		got, news := State{Login: login}, 0
+		for _, e := range twice {
+			if got.Add(e) {
+				news++
+			}
+		}
+		if news != len(events) || !reflect.DeepEqual(got, want) {
+			t.Fatalf("%d news, state %+v\nwant %d, %+v", news, got, len(events), want)
+		}
+	}
+}
+
+func TestStateAtEachStep(t *testing.T) {
+	login, start := sampleLogin(t)
+	steps := []struct {
+		status   Status
+		round    int // of the challenge that is shown
+		left     int
+		rejected string
+	}{
+		{StatusPending, 0, 0, ""},
+		{StatusChallenge, 1, 5, ""},
+		{StatusChallenge, 1, 4, RejectedWrong},
+		{StatusChallenge, 1, 4, RejectedWrong}, // the resend failed: the old code is still good
+		{StatusChallenge, 3, 4, ""},
+		{StatusChallenge, 3, 3, ""}, // an answer to the round before
+		{StatusChallenge, 3, 2, RejectedWrong},
+		{StatusGranted, 0, 0, ""},
+	}
+	s := State{Login: login}
+	for i, e := range road(login, start) {
+		s.Add(e)
+		want := steps[i]
+		if s.Version() != i+1 || s.Status() != want.status || s.Ended() != (want.status == StatusGranted) {
+			t.Errorf("after %s: version %d, status %s, ended %v", e.ID(), s.Version(), s.Status(), s.Ended())
+		}
+		c := s.Challenge()
+		if (c == nil) != (want.round == 0) {
+			t.Fatalf("after %s: challenge %+v", e.ID(), c)
+		}
+		if c != nil && (c.Round != want.round || c.AttemptsLeft != want.left || c.Rejected != want.rejected) {
+			t.Errorf("after %s: challenge %+v, want %+v", e.ID(), c, want)
+		}
+	}
+	if s.Round() != 3 {
+		t.Errorf("highest round %d, want 3", s.Round())
+	}
+}
+
+func TestStateTakesOnlyItsOwn(t *testing.T) {
+	login, _ := sampleLogin(t)
+	other, _ := sampleLogin(t)
+	s := State{Login: login}
+	if s.Add(New(other, 0, &Closed{Outcome: Granted})) || s.Add(New(login, 0, &Cancelled{})) || s.Version() != 1 || s.Ended() {
+		t.Errorf("took what is not its own: %+v", s)
+	}
+	first, second := &Closed{Outcome: Denied, Reason: "operators only"}, &Closed{Outcome: Granted}
+	if !s.Add(New(login, 0, first)) || s.Add(New(login, 0, second)) || s.Closed != first {
+		t.Error("an ending was replaced")
+	}
+	if s.Reason() != "" {
+		t.Errorf("a denial has the reason %q", s.Reason())
+	}
+}
+
+func TestStateDeadline(t *testing.T) {
+	login, start := sampleLogin(t)
+	requested := func(after time.Duration, stored time.Time) *Event {
+		e := New(login, 0, &Requested{Deadline: start.Add(after)})
+		e.Stored = stored
+		return e
+	}
+	s := State{Login: login}
+	if !s.Deadline().IsZero() {
+		t.Error("a deadline out of nothing")
+	}
+	s.Add(requested(time.Hour, time.Time{}))
+	if got := s.Deadline(); !got.Equal(start.Add(MaxDeadline)) {
+		t.Errorf("deadline %v after the start, want %v", got.Sub(start), MaxDeadline)
+	}
+	// The broker's clock counts once it is known.
+	if !s.Add(requested(time.Hour, start.Add(time.Second))) || !s.Deadline().Equal(start.Add(time.Second+MaxDeadline)) {
+		t.Errorf("deadline %v after the start", s.Deadline().Sub(start))
+	}
+	early := State{Login: login}
+	early.Add(requested(time.Minute, start))
+	if !early.Deadline().Equal(start.Add(time.Minute)) {
+		t.Errorf("deadline %v after the start, want a minute", early.Deadline().Sub(start))
+	}
+}
+
+func TestMissingEventsAreAsked(t *testing.T) {
+	login, start := sampleLogin(t)
+	s := State{Login: login}
+	all := len(s.missing())
+	if want := 2 + 2*Rounds + Attempts; all != want {
+		t.Errorf("%d events may exist, want %d", all, want)
+	}
+	for i, e := range road(login, start) {
+		s.Add(e)
+		if got := len(s.missing()); got != all-i-1 {
+			t.Errorf("after %s: %d missing, want %d", e.ID(), got, all-i-1)
+		}
+	}
+}
