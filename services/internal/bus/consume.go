@@ -1,0 +1,381 @@
+package bus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"runtime/debug"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/sekisho/sekisho/events"
+)
+
+const (
+	// panics is after how many deliveries an event whose handler panics is given up.
+	panics = 5
+	// firstRetry and lastRetry bound the growing delay of an event whose handler failed.
+	firstRetry, lastRetry = 100 * time.Millisecond, 5 * time.Second
+	// longestLogin is when an event whose deadline is not known is past it: no login lives longer.
+	longestLogin = 10 * time.Minute
+	// drainWait is how long handlers that run may go on after the worker was told to stop. What they have not finished
+	// then is handed to another instance.
+	drainWait = 8 * time.Second
+	// settleWait bounds what is still published after the context of a run has ended.
+	settleWait = 5 * time.Second
+)
+
+// Run handles events until ctx ends, then hands back what it has not begun, waits for the handlers that run, and returns.
+// It fails when a consumer of the table is not there, or goes away.
+func (b *Bus) Run(ctx context.Context, handlers ...Handler) error {
+	work, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	stop := context.AfterFunc(ctx, func() { time.AfterFunc(drainWait, cancel) })
+	defer stop()
+	byStep := make(map[events.Step]Handler, len(handlers))
+	group, ctx := errgroup.WithContext(ctx)
+	for _, h := range handlers {
+		stream := streamLogin
+		if h.timer != nil {
+			stream = streamTimer
+		} else {
+			byStep[h.step] = h
+		}
+		group.Go(func() error { return b.consume(ctx, work, stream, h.name(), h.concurrency, b.handleOne(h)) })
+	}
+	if len(byStep) > 0 {
+		group.Go(func() error { return b.consume(ctx, work, streamRedo, "redo", 1, b.redoOne(byStep)) })
+	}
+	return group.Wait()
+}
+
+// A task is what is done with one delivery. Its context ends when a worker that stops can wait no longer.
+type task func(ctx context.Context, msg jetstream.Msg)
+
+// consume runs a task for each message of a durable consumer, at most n at once, until ctx ends.
+func (b *Bus) consume(ctx, work context.Context, stream, what string, n int, do task) error {
+	name := consumerName(b.worker, what)
+	c, err := b.js.Consumer(ctx, stream, name)
+	if ctx.Err() != nil {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("bus: consumer %s: %w", name, err)
+	}
+	var running sync.WaitGroup
+	defer running.Wait()
+	slots := make(chan struct{}, n)
+	sub, err := c.Consume(func(msg jetstream.Msg) {
+		select {
+		case slots <- struct{}{}:
+		case <-ctx.Done():
+			b.handBack(msg, what)
+			return
+		}
+		running.Go(func() {
+			defer func() { <-slots }()
+			do(work, msg)
+		})
+	},
+		// Messages that wait in the client age against the ack wait, so few are fetched ahead.
+		jetstream.PullMaxMessages(2*n),
+		jetstream.ConsumeErrHandler(func(_ jetstream.ConsumeContext, err error) {
+			if ctx.Err() == nil {
+				b.log.Warn().Err(err).Str("step", what).Msg("consumer is in trouble")
+			}
+		}))
+	if err != nil {
+		return fmt.Errorf("bus: consumer %s: %w", name, err)
+	}
+	running.Go(func() { b.watchLag(ctx, what, c) })
+	select {
+	case <-ctx.Done():
+		sub.Drain() // the callback hands back what it still gets
+		<-sub.Closed()
+		return nil
+	case <-sub.Closed():
+		return fmt.Errorf("bus: consumer %s is gone", name)
+	}
+}
+
+// handBack gives an event to another instance at once. It is not a failure, and not logged as one.
+func (b *Bus) handBack(msg jetstream.Msg, step string) {
+	b.metrics.events.WithLabelValues(step, outcomeStopped).Inc()
+	_ = msg.Nak() // if it gets lost, the ack wait does the same later
+}
+
+func (b *Bus) handleOne(h Handler) task {
+	return func(ctx context.Context, msg jetstream.Msg) {
+		start := time.Now()
+		meta, err := msg.Metadata()
+		if err != nil {
+			b.log.Error().Err(err).Msg("message is not from JetStream")
+			return
+		}
+		var e *events.Event
+		if h.timer == nil {
+			if e, err = events.Read(msg.Subject(), msg.Headers(), msg.Data()); err != nil {
+				b.settle(ctx, msg, h, nil, Permanent(err), start)
+				return
+			}
+			e.Stored, e.Sequence = meta.Timestamp, meta.Sequence.Stream
+			trustExpiry(e)
+			if !h.late && b.pastDeadline(e) {
+				b.settle(ctx, msg, h, e, errLate, start)
+				return
+			}
+		}
+		b.settle(ctx, msg, h, e, b.runHandler(ctx, msg, h, e), start)
+	}
+}
+
+// trustExpiry drops a deadline that the login's gateway wrote: only the broker's clock and the workers bound a login.
+func trustExpiry(e *events.Event) {
+	if strings.HasPrefix(e.By, events.GatewayWorker+"/") {
+		e.Expires = time.Time{}
+	}
+}
+
+func (b *Bus) pastDeadline(e *events.Event) bool {
+	if !e.Expires.IsZero() {
+		return !b.now().Before(e.Expires)
+	}
+	return b.now().After(e.Stored.Add(longestLogin))
+}
+
+var (
+	errLate  = errors.New("deadline has passed")
+	errPanic = errors.New("handler panicked")
+)
+
+// runHandler runs the handler under its time-out with heartbeats, and stores what it returns.
+func (b *Bus) runHandler(ctx context.Context, msg jetstream.Msg, h Handler, e *events.Event) (err error) {
+	ctx, cancel := context.WithTimeout(ctx, h.timeout)
+	defer cancel()
+	stopBeat := heartbeat(msg)
+	defer stopBeat()
+	defer func() {
+		if p := recover(); p != nil {
+			err = errPanic
+			b.log.Error().Str("step", h.name()).Str("panic", fmt.Sprintf("%T", p)).Bytes("stack", debug.Stack()).Msg("handler panicked")
+		}
+	}()
+	var out []*events.Event
+	if h.timer != nil {
+		login, perr := parseTimer(msg.Subject())
+		if perr != nil {
+			return Permanent(perr)
+		}
+		out, err = h.timer(ctx, login)
+	} else {
+		out, err = h.run(ctx, e)
+	}
+	if err != nil || len(out) == 0 {
+		return err
+	}
+	return b.publishAll(ctx, e, out)
+}
+
+// heartbeat tells the broker three times per ack wait that the handler is alive, until stop is called.
+func heartbeat(msg jetstream.Msg) (stop func()) {
+	var mu sync.Mutex
+	stopped := false
+	var timer *time.Timer
+	mu.Lock()
+	defer mu.Unlock()
+	timer = time.AfterFunc(ackWait/3, func() {
+		mu.Lock()
+		defer mu.Unlock()
+		if !stopped {
+			_ = msg.InProgress() // a lost one is followed by another
+			timer.Reset(ackWait / 3)
+		}
+	})
+	return func() {
+		mu.Lock()
+		defer mu.Unlock()
+		stopped = true
+		timer.Stop()
+	}
+}
+
+// settle does what the handler's error says.
+func (b *Bus) settle(ctx context.Context, msg jetstream.Msg, h Handler, e *events.Event, err error, start time.Time) {
+	deliveries := uint64(1)
+	if meta, merr := msg.Metadata(); merr == nil {
+		deliveries = meta.NumDelivered
+	}
+	outcome := outcomeHandled
+	var settled error
+	after, wantsRetry := errors.AsType[retryAfter](err)
+	_, isPermanent := errors.AsType[permanent](err)
+	switch {
+	case err == nil:
+		settled = msg.Ack()
+	case errors.Is(err, errLate):
+		outcome, settled = outcomeLate, b.lapse(ctx, msg, e)
+	case isPermanent:
+		outcome, settled = outcomeDead, b.bury(ctx, msg, err.Error(), nil)
+	case ctx.Err() != nil:
+		b.handBack(msg, h.name())
+		return
+	case wantsRetry:
+		outcome, settled = outcomeRetried, msg.NakWithDelay(after.delay)
+		if errors.Is(after.err, ErrStale) && deliveries > staleTries {
+			// The events that are missing will never come: they were not decodable, or were never published.
+			outcome, settled = outcomeDead, b.bury(ctx, msg, err.Error(), nil)
+		}
+	case errors.Is(err, errPanic) && deliveries >= panics:
+		outcome, settled = outcomeDead, b.bury(ctx, msg, err.Error(), e)
+	case e != nil && !h.late && b.pastDeadline(e):
+		outcome, settled = outcomeLate, b.lapse(ctx, msg, e)
+	default:
+		outcome, settled = outcomeFailed, msg.NakWithDelay(backoff(deliveries))
+	}
+	b.report(h, e, outcome, err, settled, deliveries, time.Since(start))
+}
+
+// staleTries is how often a read that is behind is tried again; with staleWait and the broker's election time in mind.
+const staleTries = 500
+
+// backoff doubles with each delivery, with jitter so that a burst of failures does not come back as a burst.
+func backoff(deliveries uint64) time.Duration {
+	d := lastRetry
+	if n := deliveries - 1; n < 6 {
+		d = min(firstRetry<<n, lastRetry)
+	}
+	return d/2 + rand.N(d)
+}
+
+// lapse ends the login of an event that is past its deadline, without doing any work.
+func (b *Bus) lapse(ctx context.Context, msg jetstream.Msg, e *events.Event) error {
+	if err := b.publishLapsed(ctx, e, ""); err != nil {
+		return errors.Join(err, msg.NakWithDelay(lastRetry))
+	}
+	return msg.Ack()
+}
+
+func (b *Bus) publishLapsed(ctx context.Context, e *events.Event, reason string) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleWait)
+	defer cancel()
+	return b.publishAll(ctx, e, []*events.Event{events.New(e.Login, 0, &events.Lapsed{Reason: reason})})
+}
+
+// Headers of a dead letter beside those of the event. Its subject is dead.<worker>.<subject of the event>.
+const (
+	DeadReason     = "Sekisho-Dead-Reason"
+	DeadSubject    = "Sekisho-Dead-Subject"
+	DeadStream     = "Sekisho-Dead-Stream"
+	DeadSequence   = "Sekisho-Dead-Sequence"
+	DeadDeliveries = "Sekisho-Dead-Deliveries"
+	DeadTime       = "Sekisho-Dead-Time"
+)
+
+// bury copies a message into DEAD and only then terminates it, so that a crash in between repeats the copy, which
+// replaces itself. With lapsing it also ends the login at once.
+func (b *Bus) bury(ctx context.Context, msg jetstream.Msg, reason string, lapsing *events.Event) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleWait)
+	defer cancel()
+	dead := nats.NewMsg("dead." + b.worker + "." + msg.Subject())
+	for name, values := range msg.Headers() {
+		// Headers that give orders to the broker came from a publisher who may not give them to DEAD.
+		if !strings.HasPrefix(strings.ToLower(name), "nats-") {
+			dead.Header[name] = values
+		}
+	}
+	dead.Data = msg.Data()
+	dead.Header.Set(DeadReason, headerText(reason))
+	dead.Header.Set(DeadSubject, msg.Subject())
+	dead.Header.Set(DeadTime, b.now().UTC().Format(time.RFC3339Nano))
+	if meta, err := msg.Metadata(); err == nil {
+		dead.Header.Set(DeadStream, meta.Stream)
+		dead.Header.Set(DeadSequence, fmt.Sprint(meta.Sequence.Stream))
+		dead.Header.Set(DeadDeliveries, fmt.Sprint(meta.NumDelivered))
+	}
+	if err := b.publish(ctx, dead); err != nil {
+		return errors.Join(fmt.Errorf("bus: dead letter: %w", err), msg.NakWithDelay(lastRetry))
+	}
+	if lapsing != nil {
+		if err := b.publishLapsed(ctx, lapsing, "handler_panicked"); err != nil {
+			return errors.Join(err, msg.NakWithDelay(lastRetry))
+		}
+	}
+	return msg.TermWithReason(headerText(reason))
+}
+
+// headerText makes a reason fit for a header and for an advisory.
+func headerText(s string) string {
+	s = strings.Map(func(r rune) rune {
+		if r < ' ' || r > '~' {
+			return ' '
+		}
+		return r
+	}, s)
+	return s[:min(len(s), 512)]
+}
+
+// report writes the one line of an event and counts it.
+func (b *Bus) report(h Handler, e *events.Event, outcome string, err, settled error, deliveries uint64, took time.Duration) {
+	b.metrics.events.WithLabelValues(h.name(), outcome).Inc()
+	b.metrics.duration.WithLabelValues(h.name()).Observe(took.Seconds())
+	line := b.log.Info()
+	if outcome == outcomeFailed || outcome == outcomeDead || settled != nil {
+		line = b.log.Error()
+	}
+	if line == nil {
+		return
+	}
+	line = line.Str("step", h.name()).Str("outcome", outcome).Dur("duration", took)
+	if e != nil {
+		line = line.Stringer("login", e.Login).Str("event", e.ID())
+	}
+	if deliveries > 1 {
+		line = line.Uint64("delivery", deliveries)
+	}
+	line.AnErr("error", err).AnErr("settle_error", settled).Msg("event")
+}
+
+// redoOne handles an event of LOGIN again: the message redo.<worker>.<step>.<gateway>.<login>[.<n>] only names it.
+func (b *Bus) redoOne(byStep map[events.Step]Handler) task {
+	return func(ctx context.Context, msg jetstream.Msg) {
+		start := time.Now()
+		subject := "login." + strings.TrimPrefix(msg.Subject(), "redo."+b.worker+".")
+		redo := Handler{step: "redo"}
+		login, step, n, err := events.ParseSubject(subject)
+		h, ok := byStep[step]
+		if err != nil || !ok {
+			b.settle(ctx, msg, redo, nil, Permanent(fmt.Errorf("%s does not handle %q", b.worker, subject)), start)
+			return
+		}
+		e, err := b.Event(ctx, login, step, n)
+		if errors.Is(err, ErrNotFound) || errors.Is(err, events.ErrInvalid) {
+			err = Permanent(err)
+		}
+		if err == nil {
+			trustExpiry(e)
+			if !h.late && b.pastDeadline(e) {
+				err = errLate
+			} else {
+				err = b.runHandler(ctx, msg, h, e)
+			}
+		}
+		redo.timeout, redo.late = h.timeout, h.late
+		b.settle(ctx, msg, redo, e, err, start)
+	}
+}
+
+// parseTimer takes the login from timer.due.<gateway>.<login>.
+func parseTimer(subject string) (events.Login, error) {
+	tokens := strings.Split(subject, ".")
+	if len(tokens) != 4 {
+		return events.Login{}, fmt.Errorf("bus: %q is not timer.due.<gateway>.<login>", subject)
+	}
+	login := events.Login{Gateway: tokens[2], ID: tokens[3]}
+	return login, login.Validate()
+}

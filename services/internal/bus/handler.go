@@ -1,0 +1,83 @@
+package bus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/sekisho/sekisho/events"
+)
+
+// A Handler is bound to one step, and so to one durable consumer. Make one with [On] or [OnTimer].
+type Handler struct {
+	step        events.Step // "" for timers
+	run         func(ctx context.Context, e *events.Event) ([]*events.Event, error)
+	timer       func(ctx context.Context, login events.Login) ([]*events.Event, error)
+	concurrency int
+	timeout     time.Duration
+	late        bool
+}
+
+const (
+	defaultConcurrency = 32
+	defaultTimeout     = 30 * time.Second
+)
+
+// On binds a function to the step of its data type.
+func On[T events.Data](fn func(ctx context.Context, e *events.Event, data T) ([]*events.Event, error)) Handler {
+	var zero T
+	return Handler{
+		step: zero.Step(), concurrency: defaultConcurrency, timeout: defaultTimeout,
+		run: func(ctx context.Context, e *events.Event) ([]*events.Event, error) {
+			return fn(ctx, e, e.Data.(T))
+		},
+	}
+}
+
+// OnTimer binds a function to the deadlines that [Bus.Schedule] asked for.
+func OnTimer(fn func(ctx context.Context, login events.Login) ([]*events.Event, error)) Handler {
+	return Handler{timer: fn, concurrency: defaultConcurrency, timeout: defaultTimeout, late: true}
+}
+
+// Concurrency sets how many of the handler run at once in this process.
+func (h Handler) Concurrency(n int) Handler { h.concurrency = n; return h }
+
+// Timeout bounds one run of the handler.
+func (h Handler) Timeout(d time.Duration) Handler { h.timeout = d; return h }
+
+// Late makes the handler see events after their login's deadline too. Others do no work then: `lapsed` is published instead.
+func (h Handler) Late() Handler { h.late = true; return h }
+
+// name is the second part of the consumer's name.
+func (h Handler) name() string {
+	if h.timer != nil {
+		return "timer"
+	}
+	return string(h.step)
+}
+
+type permanent struct{ err error }
+
+func (p permanent) Error() string { return p.err.Error() }
+func (p permanent) Unwrap() error { return p.err }
+
+// Permanent says that no repetition can help: the event goes to DEAD with err as the reason. The reason must tell
+// nothing secret or personal.
+func Permanent(err error) error { return permanent{err} }
+
+type retryAfter struct {
+	err   error
+	delay time.Duration
+}
+
+func (r retryAfter) Error() string { return fmt.Sprintf("retry after %s: %v", r.delay, r.err) }
+func (r retryAfter) Unwrap() error { return r.err }
+
+// RetryAfter says that the event is to be handled again after a delay. A nil err means that nothing is wrong.
+func RetryAfter(delay time.Duration, err error) error {
+	if err == nil {
+		err = errors.New("not yet")
+	}
+	return retryAfter{err, delay}
+}

@@ -1,0 +1,116 @@
+package bus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/synadia-io/orbit.go/jetstreamext"
+
+	"github.com/sekisho/sekisho/events"
+)
+
+// A History is the tree of one login: its events in stream order.
+type History []*events.Event
+
+// Get is the data and the event of one step, nil when it is not there; n is 0 for steps without number.
+func Get[T events.Data](h History, n int) (T, *events.Event) {
+	var zero T
+	for _, e := range h {
+		if data, ok := e.Data.(T); ok && e.N == n {
+			return data, e
+		}
+	}
+	return zero, nil
+}
+
+// ErrStale says that a read was answered by a replica that is behind. It is a moment's matter.
+var ErrStale = errors.New("history is behind the event that asked for it")
+
+// staleWait is how soon a read that was behind is tried again.
+const staleWait = 20 * time.Millisecond
+
+// History reads the login of an event. It holds that event and everything that led to it, or the error is a
+// [RetryAfter] that wraps [ErrStale]: direct gets are answered by any replica, which may be a moment behind.
+func (b *Bus) History(ctx context.Context, trigger *events.Event) (History, error) {
+	h, err := b.Login(ctx, trigger.Login)
+	if err != nil {
+		return nil, err
+	}
+	ids := make(map[string]bool, len(h))
+	for _, e := range h {
+		ids[e.ID()] = true
+	}
+	if !ids[trigger.ID()] {
+		return nil, RetryAfter(staleWait, ErrStale)
+	}
+	for _, e := range h {
+		if e.Cause != "" && !ids[e.Cause] && !strings.HasPrefix(e.By, events.GatewayWorker+"/") { // a gateway may name what it likes
+			return nil, RetryAfter(staleWait, ErrStale)
+		}
+	}
+	return h, nil
+}
+
+// Login reads a login with one batched direct get. Events that can not be decoded are left out: their own consumers
+// put them into DEAD.
+func (b *Bus) Login(ctx context.Context, login events.Login) (History, error) {
+	tree := "login.*." + login.Gateway + "." + login.ID
+	messages, err := jetstreamext.GetLastMsgsFor(ctx, b.js, streamLogin, []string{tree, tree + ".*"})
+	if err != nil {
+		return nil, fmt.Errorf("bus: history of %s: %w", login, err)
+	}
+	var h History
+	for msg, err := range messages {
+		if errors.Is(err, jetstreamext.ErrNoMessages) {
+			break
+		}
+		if err != nil {
+			return nil, fmt.Errorf("bus: history of %s: %w", login, err)
+		}
+		e, err := events.Read(msg.Subject, msg.Header, msg.Data)
+		if err != nil {
+			continue
+		}
+		e.Stored, e.Sequence = msg.Time, msg.Sequence
+		h = append(h, e)
+	}
+	slices.SortFunc(h, func(a, b *events.Event) int { return int(a.Sequence) - int(b.Sequence) })
+	return h, nil
+}
+
+// Event reads one event of a login by direct get. It returns [ErrNotFound] when the event is not there.
+func (b *Bus) Event(ctx context.Context, login events.Login, step events.Step, n int) (*events.Event, error) {
+	subject := login.Subject(step, n)
+	msg, err := b.nc.RequestWithContext(ctx, directGet(streamLogin, subject), nil)
+	if err != nil {
+		return nil, fmt.Errorf("bus: read %s: %w", subject, err)
+	}
+	return readDirect(subject, msg)
+}
+
+// readDirect takes an event from the answer to a direct get.
+func readDirect(subject string, msg *nats.Msg) (*events.Event, error) {
+	if status := msg.Header.Get("Status"); status == strconv.Itoa(http.StatusNotFound) {
+		return nil, fmt.Errorf("bus: read %s: %w", subject, ErrNotFound)
+	} else if status != "" {
+		return nil, fmt.Errorf("bus: read %s: %s %s", subject, status, msg.Header.Get("Description"))
+	}
+	e, err := events.Read(subject, msg.Header, msg.Data)
+	if err != nil {
+		return nil, fmt.Errorf("bus: read %s: %w", subject, err)
+	}
+	if e.Stored, err = time.Parse(time.RFC3339Nano, msg.Header.Get("Nats-Time-Stamp")); err != nil {
+		return nil, fmt.Errorf("bus: read %s: %w", subject, err)
+	}
+	if e.Sequence, err = strconv.ParseUint(msg.Header.Get("Nats-Sequence"), 10, 64); err != nil {
+		return nil, fmt.Errorf("bus: read %s: %w", subject, err)
+	}
+	return e, nil
+}

@@ -1,0 +1,66 @@
+package bus
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// metrics of one worker; the registerer adds the worker's label.
+type metrics struct {
+	events   *prometheus.CounterVec   // by step and outcome
+	duration *prometheus.HistogramVec // by step
+	lag      *prometheus.GaugeVec     // by step
+	waiting  *prometheus.GaugeVec     // by step
+}
+
+// Outcomes of handling one event, as they stand in logs and metrics.
+const (
+	outcomeHandled = "handled"
+	outcomeRetried = "retried"
+	outcomeFailed  = "failed"
+	outcomeDead    = "dead"
+	outcomeLate    = "late"
+	outcomeStopped = "stopped"
+)
+
+func newMetrics(reg prometheus.Registerer) *metrics {
+	m := &metrics{
+		events: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "sekisho_events_total",
+			Help: "Deliveries of events by step and outcome: handled, retried (asked for by the handler), failed, dead, late, stopped."}, []string{"step", "outcome"}),
+		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "sekisho_event_duration_seconds",
+			Help: "Time from the start of the handler to the ack.", Buckets: prometheus.ExponentialBuckets(0.0002, 2.5, 13)}, []string{"step"}),
+		lag: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "sekisho_consumer_lag",
+			Help: "Events that the step's durable consumer has not delivered yet."}, []string{"step"}),
+		waiting: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "sekisho_consumer_ack_pending",
+			Help: "Events that are delivered and not acked, delayed retries included."}, []string{"step"}),
+	}
+	if reg != nil {
+		reg.MustRegister(m.events, m.duration, m.lag, m.waiting)
+	}
+	return m
+}
+
+// lagEvery is how often the lag is asked for: consumer info is costly for the broker.
+const lagEvery = 15 * time.Second
+
+// watchLag keeps the lag of a consumer until the context ends.
+func (b *Bus) watchLag(ctx context.Context, name string, c jetstream.Consumer) {
+	for {
+		info, err := c.Info(ctx)
+		if err == nil {
+			b.metrics.lag.WithLabelValues(name).Set(float64(info.NumPending))
+			b.metrics.waiting.WithLabelValues(name).Set(float64(info.NumAckPending))
+		} else if ctx.Err() == nil && !errors.Is(err, context.DeadlineExceeded) {
+			b.log.Warn().Err(err).Str("step", name).Msg("lag is unknown")
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(lagEvery):
+		}
+	}
+}

@@ -1,0 +1,288 @@
+package bus_test
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/sekisho/sekisho/events"
+	"github.com/sekisho/sekisho/services/internal/bus"
+	"github.com/sekisho/sekisho/services/internal/testenv"
+)
+
+// What each user may publish, written down by hand so that the table of the package is held against something. A worker
+// also has its own dead letters, its consumers' acks and pulls, and the public keys; see ownSubjects.
+var mayPublish = map[string][]string{
+	"identityverifier": {"login.identified.*.*", "login.refused.*.*", "login.lapsed.*.*"},
+	"riskassessor":     {"login.assessed.*.*", "login.lapsed.*.*", "$JS.API.DIRECT.GET.LOGIN.login.requested.>", "$JS.API.DIRECT.GET.LOGIN"},
+	"sessionissuer": {"login.wanted.*.*.1-6", "login.closed.*.*", "login.lapsed.*.*", "timer.at.*.*", "$JS.API.DIRECT.GET.LOGIN",
+		"$JS.API.DIRECT.GET.LOGIN.login.closed.>", "$JS.API.DIRECT.GET.LOGIN.login.wanted.>"},
+	"smsdispatcher": {"login.challenged.*.*.1-6", "login.undelivered.*.*.1-6", "login.lapsed.*.*"},
+	"otpvalidator":  {"login.challenged.*.*.1-6", "login.verified.*.*.1-6", "login.rejected.*.*.1-5", "login.lapsed.*.*", "$JS.API.DIRECT.GET.LOGIN"},
+	"recorder":      {"login.lapsed.*.*"},
+	"console":       {"account.*.*", "alert.*.*", "session.revoked.*.*"},
+	"web":           gatewayMay("web"),
+	"example":       gatewayMay("example"),
+	"viewer":        {},
+	"operator":      {"redo.>", "$JS.API.STREAM.MSG.DELETE.DEAD", "$JS.API.CONSUMER.PAUSE.*.*", "$JS.API.CONSUMER.RESET.*.*"},
+}
+
+var consumes = map[string][]string{
+	"identityverifier": {"LOGIN.identityverifier-requested", "REDO.identityverifier-redo"},
+	"riskassessor":     {"LOGIN.riskassessor-identified", "LOGIN.riskassessor-closed", "REDO.riskassessor-redo"},
+	"sessionissuer": {"LOGIN.sessionissuer-assessed", "LOGIN.sessionissuer-refused", "LOGIN.sessionissuer-verified", "LOGIN.sessionissuer-rejected",
+		"LOGIN.sessionissuer-undelivered", "LOGIN.sessionissuer-chosen", "LOGIN.sessionissuer-cancelled", "LOGIN.sessionissuer-lapsed",
+		"TIMER.sessionissuer-timer", "REDO.sessionissuer-redo"},
+	"smsdispatcher": {"LOGIN.smsdispatcher-wanted", "REDO.smsdispatcher-redo"},
+	"otpvalidator":  {"LOGIN.otpvalidator-answered", "REDO.otpvalidator-redo"},
+	"recorder":      {"ARCHIVE.recorder-archive", "ACCOUNT.recorder-account"},
+}
+
+func gatewayMay(name string) []string {
+	list := []string{"login.answered." + name + ".*.1-5", "login.chosen." + name + ".*.1-6", "session.revoked." + name + ".*"}
+	for _, step := range []string{"requested", "cancelled", "lapsed"} {
+		list = append(list, "login."+step+"."+name+".*")
+	}
+	for _, step := range []string{"requested", "answered", "chosen", "challenged", "undelivered", "rejected", "closed"} {
+		list = append(list, "$JS.API.DIRECT.GET.LOGIN.login."+step+"."+name+".>")
+	}
+	return list
+}
+
+func ownSubjects(user string) []string {
+	if user == "viewer" || user == "operator" {
+		return []string{"$JS.API.INFO", "$JS.API.STREAM.NAMES", "$JS.API.STREAM.LIST", "$JS.API.STREAM.INFO.*", "$JS.API.CONSUMER.NAMES.*",
+			"$JS.API.CONSUMER.LIST.*", "$JS.API.CONSUMER.INFO.*.*", "$JS.API.DIRECT.GET.>", "$JS.API.STREAM.MSG.GET.*"}
+	}
+	list := []string{"$JS.API.DIRECT.GET.KEYS.keys.*"}
+	if user != "web" && user != "example" {
+		list = append(list, "dead."+user+".>")
+	}
+	for _, c := range consumes[user] {
+		list = append(list, "$JS.API.CONSUMER.INFO."+c, "$JS.API.CONSUMER.MSG.NEXT."+c, "$JS.ACK."+c+".>")
+		if step, ok := strings.CutPrefix(c, "LOGIN."+user+"-"); ok { // a redo reads its event
+			list = append(list, "$JS.API.DIRECT.GET.LOGIN.login."+step+".>")
+		}
+	}
+	return list
+}
+
+var streams = []string{"LOGIN", "TIMER", "ARCHIVE", "ACCOUNT", "SESSION", "KEYS", "DEAD", "REDO"}
+
+// everything lists a subject for all that anybody could want to publish: the worker's steps in and out of range, the
+// other streams, acks and pulls of all consumers, and the whole management API.
+func everything() []string {
+	const id = "0199a4c1-7d3e-7bbb-8a52-1f0e5d3c2b1a"
+	var list []string
+	for step := range events.Steps {
+		for _, gateway := range []string{"web", "example"} {
+			base := "login." + string(step) + "." + gateway + "." + id
+			list = append(list, base, "$JS.API.DIRECT.GET.LOGIN."+base, "$JS.API.DIRECT.GET.LOGIN."+base+".1")
+			for n := range 8 {
+				list = append(list, fmt.Sprintf("%s.%d", base, n))
+			}
+		}
+	}
+	for user := range mayPublish {
+		list = append(list, "dead."+user+".login.wanted.web."+id+".1", "redo."+user+".wanted.web."+id+".1", "keys."+user,
+			"account.locked."+user, "alert.x."+user, "deliver."+user+".closed", "$JS.API.DIRECT.GET.KEYS.keys."+user)
+		for _, c := range consumes[user] {
+			list = append(list, "$JS.ACK."+c+".1.1.1.1.0", "$JS.API.CONSUMER.MSG.NEXT."+c, "$JS.API.CONSUMER.INFO."+c,
+				"$JS.API.CONSUMER.DELETE."+c, "$JS.API.CONSUMER.PAUSE."+c, "$JS.API.CONSUMER.RESET."+c, "$JS.API.CONSUMER.DURABLE.CREATE."+c,
+				"$JS.API.CONSUMER.CREATE."+c, "$JS.API.CONSUMER.CREATE."+c+".login.x")
+		}
+	}
+	for _, gateway := range []string{"web", "example"} {
+		list = append(list, "session.revoked."+gateway+"."+id, "timer.at."+gateway+"."+id, "timer.due."+gateway+"."+id)
+	}
+	for _, s := range streams {
+		list = append(list, "archive.closed", "$JS.API.DIRECT.GET."+s, "$JS.API.DIRECT.GET."+s+".x", "$JS.API.STREAM.MSG.GET."+s,
+			"$JS.API.CONSUMER.CREATE."+s+".mine", "$JS.API.CONSUMER.DELETE."+s+".mine", "$JS.API.CONSUMER.CREATE."+s, "$JS.API.CONSUMER.NAMES."+s, "$JS.API.CONSUMER.LIST."+s)
+		for _, verb := range []string{"CREATE", "UPDATE", "DELETE", "PURGE", "MSG.DELETE", "SNAPSHOT", "RESTORE", "INFO", "LEADER.STEPDOWN", "PEER.REMOVE"} {
+			list = append(list, "$JS.API.STREAM."+verb+"."+s)
+		}
+	}
+	list = append(list, "$JS.API.INFO", "$JS.API.STREAM.NAMES", "$JS.API.STREAM.LIST", "$JS.API.META.LEADER.STEPDOWN", "$JS.API.SERVER.REMOVE",
+		"$JS.API.ACCOUNT.PURGE.$G", "$SYS.REQ.SERVER.PING", "$JS.EVENT.ADVISORY.x", "_INBOX_web.x", "anything")
+	return list
+}
+
+// matches holds a subject against a pattern with * and >, where a last token such as 1-6 stands for these numbers.
+func matches(pattern, subject string) bool {
+	p, s := strings.Split(pattern, "."), strings.Split(subject, ".")
+	for i, token := range p {
+		if token == ">" {
+			return len(s) > i
+		}
+		if i >= len(s) {
+			return false
+		}
+		if lo, hi, ok := strings.Cut(token, "-"); ok && len(token) == 3 && i == len(p)-1 {
+			if len(s[i]) != 1 || s[i] < lo || s[i] > hi {
+				return false
+			}
+		} else if token != "*" && token != s[i] {
+			return false
+		}
+	}
+	return len(p) == len(s)
+}
+
+// Each user × each subject: what the table does not give is refused by the broker.
+func TestPublishPermissions(t *testing.T) {
+	for user := range mayPublish {
+		t.Run(user, func(t *testing.T) {
+			t.Parallel()
+			broker := testenv.NATS(t)
+			allowed := slices.Concat(mayPublish[user], ownSubjects(user))
+			refused := refusals(t, broker, user, "Publish", everything(), func(nc *nats.Conn, subject string) error {
+				return nc.Publish(subject, nil)
+			})
+			for _, subject := range everything() {
+				want := slices.ContainsFunc(allowed, func(p string) bool { return matches(p, subject) })
+				if got := !refused[subject]; got != want {
+					t.Errorf("may publish %s: %v, want %v", subject, got, want)
+				}
+			}
+		})
+	}
+}
+
+// Each user hears its own inbox, and a gateway what is delivered to it. Nobody hears LOGIN plainly, where refused publishes show.
+func TestSubscribePermissions(t *testing.T) {
+	broker := testenv.NATS(t)
+	subjects := []string{">", "*", "login.>", "login.requested.>", "login.requested.web.>", "archive.>", "timer.>", "account.>", "alert.>", "session.>",
+		"keys.>", "dead.>", "redo.>", "deliver.>", "$JS.>", "$JS.API.>", "$JS.ACK.>", "$JS.EVENT.>", "$SYS.>", "_INBOX.>", "$KV.>"}
+	for user := range mayPublish {
+		subjects = append(subjects, "deliver."+user+".>", "deliver."+user+".closed", "_INBOX_"+user+".>", "_INBOX_"+user+".a.b")
+	}
+	for user := range mayPublish {
+		t.Run(user, func(t *testing.T) {
+			refused := refusals(t, broker, user, "Subscription", subjects, func(nc *nats.Conn, subject string) error {
+				_, err := nc.SubscribeSync(subject)
+				return err
+			})
+			for _, subject := range subjects {
+				want := strings.HasPrefix(subject, "_INBOX_"+user+".")
+				if user == "web" || user == "example" {
+					want = want || strings.HasPrefix(subject, "deliver."+user+".")
+				}
+				if got := !refused[subject]; got != want {
+					t.Errorf("may subscribe to %s: %v, want %v", subject, got, want)
+				}
+			}
+		})
+	}
+}
+
+// refusals tries each subject as a user and returns those that the broker refused.
+func refusals(t *testing.T, broker *testenv.Broker, user, verb string, subjects []string, try func(*nats.Conn, string) error) map[string]bool {
+	t.Helper()
+	var mu sync.Mutex
+	refused := make(map[string]bool)
+	nc := broker.Dial(t, user, nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
+		if _, rest, ok := strings.Cut(err.Error(), "Permissions Violation for "+verb+" to \""); ok {
+			mu.Lock()
+			defer mu.Unlock()
+			subject, _, _ := strings.Cut(rest, `"`)
+			refused[subject] = true
+		}
+	}))
+	for _, subject := range subjects {
+		if err := try(nc, subject); err != nil {
+			t.Fatal(err)
+		}
+		// One at a time, so that the error handler's queue never overflows.
+		if err := nc.FlushTimeout(10 * time.Second); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// The error handler runs on the connection's own queue: a callback that is queued last has seen all of them.
+	closed := make(chan struct{})
+	nc.SetClosedHandler(func(*nats.Conn) { close(closed) })
+	nc.Close()
+	<-closed
+	mu.Lock()
+	defer mu.Unlock()
+	return refused
+}
+
+// Headers are not covered by permissions: what a publisher could do with them must be impossible for the stream.
+func TestHeadersGiveNoPower(t *testing.T) {
+	broker := testenv.NATS(t)
+	web, example := broker.Dial(t, "web"), broker.Dial(t, "example")
+	victim := cancelled(t, "web")
+	broker.Publish(t, victim)
+	for name, value := range map[string]string{
+		"Nats-Rollup": "all", "Nats-TTL": "1s", "Nats-Schedule": "@at 2030-01-01T00:00:00Z", "Nats-Incr": "1", "Nats-Batch-Id": "b",
+		"Nats-Expected-Last-Sequence": "999", "Nats-Stream-Source": "x",
+	} {
+		msg, err := cancelled(t, "example").Message()
+		if err != nil {
+			t.Fatal(err)
+		}
+		msg.Header.Set(name, value)
+		if reply, err := example.RequestMsg(msg, 5*time.Second); err == nil && !strings.Contains(string(reply.Data), `"error"`) {
+			t.Errorf("header %s: the stream took it: %s", name, reply.Data)
+		}
+	}
+	// A message id is stream-wide. Nobody sets one, so nobody can suppress another's event by guessing it.
+	squat, err := cancelled(t, "example").Message()
+	if err != nil {
+		t.Fatal(err)
+	}
+	next := cancelled(t, "web")
+	squat.Header.Set("Nats-Msg-Id", next.ID())
+	if _, err := example.RequestMsg(squat, 5*time.Second); err != nil {
+		t.Fatal(err)
+	}
+	msg, err := next.Message()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if msg.Header.Get("Nats-Msg-Id") != "" {
+		t.Error("events carry a message id")
+	}
+	if reply, err := web.RequestMsg(msg, 5*time.Second); err != nil || strings.Contains(string(reply.Data), "duplicate") {
+		t.Errorf("the event was suppressed: %v", err)
+	}
+	broker.Await(t, victim.Login, victim.Step, 0)
+	broker.Await(t, next.Login, next.Step, 0)
+}
+
+// Not even the one who provisions can delete or purge logins by mistake.
+func TestLoginIsImmutable(t *testing.T) {
+	broker := testenv.NATS(t)
+	js, err := jetstream.New(broker.Dial(t, bus.UserSetup))
+	if err != nil {
+		t.Fatal(err)
+	}
+	broker.Publish(t, cancelled(t, "web"))
+	stream, err := js.Stream(t.Context(), "LOGIN")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := stream.DeleteMsg(t.Context(), 1); err == nil {
+		t.Error("a message of LOGIN was deleted")
+	}
+	if err := stream.Purge(t.Context()); err == nil {
+		t.Error("LOGIN was purged")
+	}
+}
+
+func cancelled(t *testing.T, gateway string) *events.Event {
+	t.Helper()
+	login, err := events.NewLogin(gateway)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := events.New(login, 0, &events.Cancelled{})
+	e.By, e.Time = "gateway/"+gateway, time.Now()
+	return e
+}

@@ -1,0 +1,185 @@
+package bus
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	cloudevents "github.com/cloudevents/sdk-go/v2/event"
+	"github.com/google/uuid"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/sekisho/sekisho/events"
+)
+
+// publishWait is how long an ack of a publish may take before the publish counts as unknown and is repeated. An
+// election in a cluster takes up to 6.5 s; asking again earlier does no harm.
+const publishWait = 3 * time.Second
+
+// taken is JetStream's error code for a second message on a subject that takes one.
+const taken jetstream.ErrorCode = 10077
+
+// ErrNotFound says that an event is not in the stream.
+var ErrNotFound = errors.New("no such event")
+
+// complete sets what the runtime owns of an event that a handler made.
+func (b *Bus) complete(cause, e *events.Event) {
+	e.By, e.Time = b.worker, b.now()
+	if cause != nil {
+		e.Cause, e.Trace = cause.ID(), cause.Trace
+		if e.Expires.IsZero() {
+			e.Expires = cause.Expires
+		}
+	}
+}
+
+// Publish stores an event that follows from cause (nil for none). When the subject is taken already, the event that is
+// stored is read back, and mine is false: for those who must know who won.
+func (b *Bus) Publish(ctx context.Context, cause, e *events.Event) (stored *events.Event, mine bool, err error) {
+	b.complete(cause, e)
+	mine, err = b.store(ctx, e)
+	if err != nil || mine {
+		return e, mine, err
+	}
+	stored, err = b.Event(ctx, e.Login, e.Step, e.N)
+	return stored, false, err
+}
+
+// publishAll stores events and takes subjects that are taken for stored: the same step was done before.
+func (b *Bus) publishAll(ctx context.Context, cause *events.Event, out []*events.Event) error {
+	if len(out) == 1 {
+		b.complete(cause, out[0])
+		_, err := b.store(ctx, out[0])
+		return err
+	}
+	results := make(chan error, len(out))
+	for _, e := range out {
+		b.complete(cause, e)
+		go func() {
+			_, err := b.store(ctx, e)
+			results <- err
+		}()
+	}
+	var errs []error
+	for range out {
+		errs = append(errs, <-results)
+	}
+	return errors.Join(errs...)
+}
+
+// store publishes until there is an answer. A publish whose ack did not arrive is unknown: it is repeated, and the
+// stream takes it once.
+func (b *Bus) store(ctx context.Context, e *events.Event) (mine bool, err error) {
+	msg, err := e.Message()
+	if err != nil {
+		return false, Permanent(err)
+	}
+	err = b.publish(ctx, msg)
+	if apiErr, ok := errors.AsType[*jetstream.APIError](err); ok && apiErr.ErrorCode == taken {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("bus: publish %s: %w", e.ID(), err)
+	}
+	return true, nil
+}
+
+// publish returns nil when the message is stored, the broker's refusal, or the context's error.
+func (b *Bus) publish(ctx context.Context, msg *nats.Msg, opts ...jetstream.PublishOpt) error {
+	for {
+		future, err := b.js.PublishMsgAsync(msg, opts...)
+		if err != nil {
+			return err // the connection is closed, or the buffer for a lost one is full
+		}
+		select {
+		case <-future.Ok():
+			return nil
+		case err = <-future.Err():
+		case <-ctx.Done():
+			return fmt.Errorf("no ack: %w", ctx.Err())
+		}
+		if _, refused := errors.AsType[*jetstream.APIError](err); refused {
+			return err
+		}
+		if ctx.Err() != nil {
+			return fmt.Errorf("%w: %w", err, ctx.Err())
+		}
+		select { // no responders: the broker is electing or starting
+		case <-time.After(100 * time.Millisecond):
+		case <-ctx.Done():
+			return fmt.Errorf("%w: %w", err, ctx.Err())
+		}
+	}
+}
+
+// Lapse says that a login has lapsed, from outside of its events. One that is said to have lapsed already stays so.
+func (b *Bus) Lapse(ctx context.Context, login events.Login, reason string) error {
+	return b.publishAll(ctx, nil, []*events.Event{events.New(login, 0, &events.Lapsed{Reason: reason})})
+}
+
+// timerType is the CloudEvents type of a due deadline.
+const timerType = "sekisho.timer.due.v1"
+
+// Schedule asks for the login to be looked at again at an instant. Asking twice keeps one timer.
+func (b *Bus) Schedule(ctx context.Context, login events.Login, at time.Time) error {
+	tail := "." + login.Gateway + "." + login.ID
+	msg := b.plain("timer.at"+tail, timerType, login.String()+"/timer", login.String(), nil)
+	err := b.publish(ctx, msg, jetstream.WithScheduleAt(at), jetstream.WithScheduleTarget("timer.due"+tail))
+	if err != nil {
+		return fmt.Errorf("bus: schedule %s: %w", login, err)
+	}
+	return nil
+}
+
+// Revoke signals that the session of a login has been revoked. The record in PostgreSQL comes first.
+func (b *Bus) Revoke(ctx context.Context, login events.Login) error {
+	msg := b.plain("session.revoked."+login.Gateway+"."+login.ID, "sekisho.session.revoked.v1", uuid.NewString(), login.String(), nil)
+	if err := b.publish(ctx, msg); err != nil {
+		return fmt.Errorf("bus: revoke %s: %w", login, err)
+	}
+	return nil
+}
+
+// Account records a change of an account. user is the opaque id; data must hold nothing secret or personal.
+func (b *Bus) Account(ctx context.Context, kind, user string, data any) error {
+	return b.record(ctx, "account", kind, user, data)
+}
+
+// Alert records something that somebody should look at.
+func (b *Bus) Alert(ctx context.Context, kind, user string, data any) error {
+	return b.record(ctx, "alert", kind, user, data)
+}
+
+func (b *Bus) record(ctx context.Context, family, kind, user string, data any) error {
+	body, err := json.Marshal(data)
+	if err != nil {
+		return fmt.Errorf("bus: %s.%s: %w", family, kind, err)
+	}
+	id, err := uuid.NewV7()
+	if err != nil {
+		return fmt.Errorf("bus: %s.%s: %w", family, kind, err)
+	}
+	msg := b.plain(family+"."+kind+"."+user, "sekisho."+family+"."+kind+".v1", id.String(), user, body)
+	if err := b.publish(ctx, msg); err != nil {
+		return fmt.Errorf("bus: %s.%s: %w", family, kind, err)
+	}
+	return nil
+}
+
+// plain is a CloudEvent that is not a step of a login.
+func (b *Bus) plain(subject, kind, id, about string, data []byte) *nats.Msg {
+	ce := cloudevents.New(cloudevents.CloudEventsVersionV1)
+	ce.SetID(id)
+	ce.SetSource(b.worker)
+	ce.SetType(kind)
+	ce.SetSubject(about)
+	ce.SetTime(b.now())
+	if data != nil {
+		ce.SetDataContentType(cloudevents.ApplicationJSON)
+		ce.DataEncoded = data
+	}
+	return events.WriteMessage(subject, ce)
+}

@@ -1,0 +1,303 @@
+package bus
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/sekisho/sekisho/events"
+)
+
+// The table: which worker consumes what, and which streams there are. Streams, consumers, NATS users and their
+// permissions all follow from this file and from [events.Steps], which says who publishes what.
+
+// A Row is what one worker does on the bus beside publishing the steps that events.Steps gives to it.
+type Row struct {
+	Worker   string
+	Consumes []events.Step // steps of LOGIN, one durable consumer each
+	Timer    bool          // schedules timers and consumes those that are due
+	History  bool          // reads whole logins by batched direct get
+	Reads    []events.Step // reads single events of logins
+	Streams  []string      // consumes whole streams in batches
+	Publish  []string      // other subjects
+}
+
+// Workers is the table of the workers.
+var Workers = []Row{
+	{Worker: "identityverifier", Consumes: []events.Step{events.StepRequested}},
+	{Worker: "riskassessor", Consumes: []events.Step{events.StepIdentified, events.StepClosed},
+		History: true, Reads: []events.Step{events.StepRequested}},
+	{Worker: "sessionissuer", Timer: true, History: true, Reads: []events.Step{events.StepClosed, events.StepWanted},
+		Consumes: []events.Step{events.StepAssessed, events.StepRefused, events.StepVerified, events.StepRejected,
+			events.StepUndelivered, events.StepChosen, events.StepCancelled, events.StepLapsed}},
+	{Worker: "smsdispatcher", Consumes: []events.Step{events.StepWanted}},
+	{Worker: "otpvalidator", Consumes: []events.Step{events.StepAnswered}, History: true},
+	{Worker: "recorder", Streams: []string{streamArchive, streamAccount}},
+	{Worker: "console", Publish: []string{"account.*.*", "alert.*.*", "session.revoked.*.*"}},
+}
+
+// heard are the steps that are pushed to the gateway of the login; own are those that it may read back beside them.
+var (
+	heard = []events.Step{events.StepChallenged, events.StepUndelivered, events.StepRejected, events.StepClosed}
+	own   = []events.Step{events.StepRequested, events.StepAnswered, events.StepChosen}
+)
+
+// The streams.
+const (
+	streamLogin   = "LOGIN"
+	streamTimer   = "TIMER"
+	streamArchive = "ARCHIVE"
+	streamAccount = "ACCOUNT"
+	streamSession = "SESSION"
+	streamKeys    = "KEYS"
+	streamDead    = "DEAD"
+	streamRedo    = "REDO"
+)
+
+const (
+	// ackWait is how long the broker waits for an ack before it delivers again. Handlers send a heartbeat every third of it.
+	ackWait = 15 * time.Second
+	// loginAge is how long a login stays in LOGIN: twice the longest deadline, since write-once ends when a message expires.
+	loginAge = 20 * time.Minute
+	// maxAckPending bounds the messages of one consumer that are delivered and not acked, delayed retries included.
+	maxAckPending = 8192
+)
+
+// Streams lists the streams as [Provision] makes them. replicas is 1 on a single node and 3 in a cluster.
+func Streams(replicas int) []jetstream.StreamConfig {
+	stream := func(name string, age time.Duration, subjects ...string) jetstream.StreamConfig {
+		return jetstream.StreamConfig{
+			Name: name, Subjects: subjects, MaxAge: age, Replicas: replicas,
+			Storage: jetstream.FileStorage, Retention: jetstream.LimitsPolicy, Discard: jetstream.DiscardOld,
+			MaxConsumers: -1, MaxMsgs: -1, MaxMsgsPerSubject: -1, MaxBytes: -1, MaxMsgSize: -1,
+			Duplicates: time.Second, AllowDirect: true, DenyPurge: true,
+		}
+	}
+	login := stream(streamLogin, loginAge, "login.>")
+	login.Description = "The logins: every subject takes one message."
+	login.MaxMsgsPerSubject, login.Discard, login.DiscardNewPerSubject = 1, jetstream.DiscardNew, true
+	login.DenyDelete = true
+	login.MaxMsgSize = 80 << 10
+	login.MaxBytes = 8 << 30
+
+	timer := stream(streamTimer, loginAge, "timer.>")
+	timer.Description = "Deadlines of logins. One writer: schedules force roll-ups on, so it must not be shared."
+	timer.MaxMsgsPerSubject, timer.AllowMsgSchedules, timer.AllowMsgTTL = 1, true, true
+	timer.AllowRollup, timer.DenyPurge = true, false
+
+	archive := stream(streamArchive, 30*24*time.Hour)
+	archive.Description = "All events of all logins. The login's name is in the CloudEvents attributes, not in the subject."
+	archive.Sources = []*jetstream.StreamSource{archiveSource()}
+	archive.Compression = jetstream.S2Compression
+
+	account := stream(streamAccount, 30*24*time.Hour, "account.>", "alert.>")
+	account.Description = "Changes of accounts, and alerts."
+
+	session := stream(streamSession, 7*24*time.Hour, "session.revoked.>")
+	session.Description = "Signals that a session has been revoked. The record is in PostgreSQL."
+	session.MaxMsgsPerSubject = 1
+
+	keys := stream(streamKeys, 0, "keys.*")
+	keys.Description = "Public sealing keys by recipient."
+	keys.MaxMsgsPerSubject = 4
+
+	dead := stream(streamDead, 30*24*time.Hour, "dead.>")
+	dead.Description = "Events that a worker gave up, with the reason."
+	dead.MaxMsgsPerSubject, dead.MaxBytes = 1, 1<<30 // one event dies once per worker, however often it is delivered
+
+	redo := stream(streamRedo, 24*time.Hour, "redo.>")
+	redo.Description = "Asks one worker to handle one event of LOGIN again."
+	redo.MaxMsgsPerSubject = 1
+
+	return []jetstream.StreamConfig{login, timer, archive, account, session, keys, dead, redo}
+}
+
+// archiveSource drops the login's name from the subject, so that a login costs ARCHIVE no memory.
+func archiveSource() *jetstream.StreamSource {
+	return &jetstream.StreamSource{Name: streamLogin, SubjectTransforms: []jetstream.SubjectTransformConfig{
+		{Source: "login.*.*.*", Destination: "archive.{{wildcard(1)}}"},
+		{Source: "login.*.*.*.*", Destination: "archive.{{wildcard(1)}}"},
+	}}
+}
+
+// A Consumer is one durable consumer and the stream that it is on.
+type Consumer struct {
+	Stream string
+	Config jetstream.ConsumerConfig
+}
+
+// Consumers lists the durable consumers as [Provision] makes them: a consumer per worker and step, each with a single
+// filter, and push consumers without acks for what gateways hear.
+func Consumers(gateways []string) []Consumer {
+	var all []Consumer
+	pull := func(stream, name, filter string, ack jetstream.AckPolicy) {
+		all = append(all, Consumer{stream, jetstream.ConsumerConfig{
+			Durable: name, FilterSubject: filter, AckPolicy: ack, AckWait: ackWait,
+			DeliverPolicy: jetstream.DeliverAllPolicy, MaxDeliver: -1, MaxAckPending: maxAckPending,
+		}})
+	}
+	for _, w := range Workers {
+		for _, step := range w.Consumes {
+			pull(streamLogin, consumerName(w.Worker, string(step)), "login."+string(step)+".>", jetstream.AckExplicitPolicy)
+		}
+		if len(w.Consumes) > 0 {
+			pull(streamRedo, consumerName(w.Worker, "redo"), "redo."+w.Worker+".>", jetstream.AckExplicitPolicy)
+		}
+		if w.Timer {
+			pull(streamTimer, consumerName(w.Worker, "timer"), "timer.due.>", jetstream.AckExplicitPolicy)
+		}
+		for _, stream := range w.Streams {
+			pull(stream, batchConsumer(w.Worker, stream), "", jetstream.AckExplicitPolicy)
+		}
+	}
+	for _, gateway := range gateways {
+		push := func(stream, what, filter string) {
+			all = append(all, Consumer{stream, jetstream.ConsumerConfig{
+				Durable: "gateway-" + gateway + "-" + what, FilterSubject: filter, AckPolicy: jetstream.AckNonePolicy,
+				DeliverPolicy: jetstream.DeliverNewPolicy, DeliverSubject: "deliver." + gateway + "." + what, MaxDeliver: -1,
+			}})
+		}
+		for _, step := range heard {
+			push(streamLogin, string(step), "login."+string(step)+"."+gateway+".>")
+		}
+		push(streamSession, "revoked", "session.revoked."+gateway+".>")
+	}
+	return all
+}
+
+func consumerName(worker, what string) string { return worker + "-" + what }
+
+// batchConsumer is the consumer of a whole stream: "recorder-archive".
+func batchConsumer(worker, stream string) string {
+	return consumerName(worker, map[string]string{streamArchive: "archive", streamAccount: "account"}[stream])
+}
+
+// Names of NATS users beside the workers and the gateways.
+const (
+	UserSetup    = "setup"    // provisions
+	UserViewer   = "viewer"   // reads everything that is on the bus, for tools
+	UserOperator = "operator" // viewer, and may redo and drop dead letters
+)
+
+// A User is one NATS user. Everything that is not allowed is denied.
+type User struct {
+	Name      string
+	Publish   []string
+	Subscribe []string
+}
+
+// InboxPrefix is where a user gets its replies, so that nobody can listen to another's.
+func InboxPrefix(user string) string { return "_INBOX_" + user }
+
+// Users lists the NATS users with exactly the subjects that they need. Gateways are users under their own names.
+func Users(gateways []string) []User {
+	var users []User
+	for _, w := range Workers {
+		users = append(users, workerUser(w))
+	}
+	for _, gateway := range gateways {
+		users = append(users, gatewayUser(gateway))
+	}
+	users = append(users, viewerUser(UserViewer), operatorUser(), User{UserSetup, []string{">"}, []string{">"}})
+	return users
+}
+
+func workerUser(w Row) User {
+	publish := []string{directGet(streamKeys, "keys.*"), "dead." + w.Worker + ".>"}
+	publish = append(publish, w.Publish...)
+	for step, row := range events.Steps {
+		if slices.Contains(row.By, w.Worker) {
+			publish = append(publish, stepSubjects(step, "*")...)
+		}
+	}
+	for _, c := range Consumers(nil) {
+		if consumerOf(w, c) {
+			name := c.Config.Durable
+			publish = append(publish,
+				"$JS.API.CONSUMER.INFO."+c.Stream+"."+name,
+				"$JS.API.CONSUMER.MSG.NEXT."+c.Stream+"."+name,
+				"$JS.ACK."+c.Stream+"."+name+".>",
+				"$JS.ACK.*.*."+c.Stream+"."+name+".>") // the next form of ack subjects, behind a feature flag in 2.15
+		}
+	}
+	if w.History {
+		publish = append(publish, "$JS.API.DIRECT.GET."+streamLogin)
+	}
+	if len(w.Consumes) > 0 { // a redo names an event of LOGIN
+		for _, step := range w.Consumes {
+			publish = append(publish, directGet(streamLogin, "login."+string(step)+".>"))
+		}
+	}
+	for _, step := range w.Reads {
+		publish = append(publish, directGet(streamLogin, "login."+string(step)+".>"))
+	}
+	if w.Timer {
+		publish = append(publish, "timer.at.*.*")
+	}
+	slices.Sort(publish)
+	return User{w.Worker, slices.Compact(publish), []string{InboxPrefix(w.Worker) + ".>"}}
+}
+
+// consumerOf tells whether a consumer belongs to a worker.
+func consumerOf(w Row, c Consumer) bool {
+	name := c.Config.Durable
+	switch c.Stream {
+	case streamLogin:
+		return slices.ContainsFunc(w.Consumes, func(s events.Step) bool { return name == consumerName(w.Worker, string(s)) })
+	case streamTimer:
+		return w.Timer
+	case streamRedo:
+		return name == consumerName(w.Worker, "redo")
+	default:
+		return slices.Contains(w.Streams, c.Stream)
+	}
+}
+
+func gatewayUser(gateway string) User {
+	publish := []string{directGet(streamKeys, "keys.*"), "session.revoked." + gateway + ".*"}
+	for step, row := range events.Steps {
+		if slices.Contains(row.By, events.GatewayWorker) {
+			publish = append(publish, stepSubjects(step, gateway)...)
+		}
+	}
+	for _, step := range slices.Concat(heard, own) {
+		publish = append(publish, directGet(streamLogin, "login."+string(step)+"."+gateway+".>"))
+	}
+	slices.Sort(publish)
+	return User{gateway, publish, []string{"deliver." + gateway + ".>", InboxPrefix(gateway) + ".>"}}
+}
+
+func viewerUser(name string) User {
+	publish := []string{"$JS.API.INFO", "$JS.API.STREAM.NAMES", "$JS.API.STREAM.LIST", "$JS.API.STREAM.INFO.*",
+		"$JS.API.CONSUMER.NAMES.*", "$JS.API.CONSUMER.LIST.*", "$JS.API.CONSUMER.INFO.*.*"}
+	for _, s := range []string{streamLogin, streamArchive, streamAccount, streamDead, streamRedo, streamKeys, streamSession, streamTimer} {
+		// Batched direct gets read a whole stream. No consumers: who may create one may change one.
+		publish = append(publish, "$JS.API.DIRECT.GET."+s, "$JS.API.DIRECT.GET."+s+".>", "$JS.API.STREAM.MSG.GET."+s)
+	}
+	return User{name, publish, []string{InboxPrefix(name) + ".>"}}
+}
+
+func operatorUser() User {
+	u := viewerUser(UserOperator)
+	u.Publish = append(u.Publish, "redo.>", "$JS.API.STREAM.MSG.DELETE."+streamDead,
+		"$JS.API.CONSUMER.PAUSE.*.*", "$JS.API.CONSUMER.RESET.*.*")
+	return u
+}
+
+// stepSubjects lists the subjects of a step with every number that it may have, so that permissions bound them too.
+func stepSubjects(step events.Step, gateway string) []string {
+	base := "login." + string(step) + "." + gateway + ".*"
+	row := events.Steps[step]
+	if row.Max == 0 {
+		return []string{base}
+	}
+	subjects := make([]string, row.Max)
+	for i := range subjects {
+		subjects[i] = fmt.Sprintf("%s.%d", base, i+1)
+	}
+	return subjects
+}
+
+func directGet(stream, subject string) string { return "$JS.API.DIRECT.GET." + stream + "." + subject }
