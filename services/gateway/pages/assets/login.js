@@ -1,0 +1,195 @@
+// Enhances the pages. Each of them works without this module, and goes on working when any part of it
+// fails: what it hears from the server is only a hint to fetch the same page again.
+
+const main = () => document.querySelector("main");
+const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
+
+// Forms: one submission each, and the button that was used shows that it is busy. The button is not
+// disabled, since the browser would then leave its value out of the form.
+
+document.addEventListener("submit", (event) => {
+  const form = event.target;
+  if ("busy" in form.dataset) {
+    event.preventDefault();
+    return;
+  }
+  form.dataset.busy = "";
+  event.submitter?.setAttribute("aria-disabled", "true");
+});
+
+// A page that comes back from the browser's cache is a new chance.
+window.addEventListener("pageshow", () => {
+  for (const form of document.querySelectorAll("form[data-busy]")) {
+    delete form.dataset.busy;
+    form.querySelector("[aria-disabled]")?.removeAttribute("aria-disabled");
+  }
+});
+
+document.addEventListener("change", ({ target }) => {
+  const reveals = target.closest("[data-reveals]")?.dataset.reveals;
+  if (reveals) document.getElementById(reveals).type = target.checked ? "text" : "password";
+});
+
+// Codes: people paste spaces and type full-width digits. A complete code is sent at once, but only the
+// first of a round: attempts are few, so after a mistake the person decides when to send.
+
+let autosubmittedRound;
+
+function codeTyped(input) {
+  const digits = input.value.normalize("NFKC").replace(/\D/g, "").slice(0, input.maxLength);
+  if (digits !== input.value) input.value = digits;
+  const { round } = main().dataset;
+  if ("autosubmit" in input.dataset && digits.length === input.maxLength && autosubmittedRound !== round) {
+    autosubmittedRound = round;
+    input.form.requestSubmit();
+  }
+}
+
+document.addEventListener("input", (event) => {
+  if (event.target.id === "code" && !event.isComposing) codeTyped(event.target);
+});
+document.addEventListener("compositionend", ({ target }) => {
+  if (target.id === "code") codeTyped(target);
+});
+// maxlength would cut "123 456" before the space is taken out.
+document.addEventListener("paste", (event) => {
+  if (event.target.id !== "code") return;
+  event.preventDefault();
+  event.target.value = event.clipboardData.getData("text");
+  codeTyped(event.target);
+});
+
+// Times: in the person's own zone, counted by the server's clock.
+
+let skew = 0;
+const secondsUntil = (time) => Math.max(0, Math.ceil((Date.parse(time) - Date.now() - skew) / 1000));
+
+const { lang } = document.documentElement;
+const shown = {
+  moment: new Intl.DateTimeFormat(lang, { dateStyle: "medium", timeStyle: "short" }),
+  countdown: new Intl.DateTimeFormat(lang, { timeStyle: "short" }),
+};
+
+function tick() {
+  for (const time of document.querySelectorAll("time[data-shown=countdown]")) {
+    const left = secondsUntil(time.dateTime);
+    const clock = shown.countdown.format(new Date(time.dateTime));
+    const minutes = Math.floor(left / 60);
+    const seconds = String(left % 60).padStart(2, "0");
+    time.textContent = left > 0 ? `${clock} (${minutes}:${seconds})` : time.dataset.over;
+  }
+  for (const button of document.querySelectorAll("[data-resend-at]")) {
+    const left = secondsUntil(button.dataset.resendAt);
+    button.disabled = left > 0;
+    button.querySelector(".left").textContent = left > 0 ? `(${left})` : "";
+  }
+}
+
+function enhance() {
+  const { now } = main().dataset;
+  if (now) skew = Date.parse(now) - Date.now();
+  for (const element of document.querySelectorAll("[data-reveals]")) element.hidden = false;
+  for (const time of document.querySelectorAll("time[data-shown=moment]")) {
+    time.textContent = shown.moment.format(new Date(time.dateTime));
+  }
+  tick();
+}
+
+// Following a login: the page is fetched again whenever the login has a newer version than the page.
+
+const api = () => `/v1/logins/${main().dataset.login}`;
+const open = () => ["pending", "challenge"].includes(main().dataset.status);
+const version = () => Number(main().dataset.version);
+const leaving = () => document.querySelector("form[data-busy]") !== null;
+
+function swap(page) {
+  const before = main();
+  const after = page.querySelector("main");
+  const focused = document.activeElement;
+  const typed = before.querySelector("#code");
+  const code = after.querySelector("#code");
+  const sameRound = before.dataset.round === after.dataset.round;
+  if (typed && code && sameRound && !code.hasAttribute("aria-invalid")) code.value = typed.value;
+
+  const focusWasInside = before.contains(focused) || focused === document.body;
+  before.replaceWith(after);
+  document.title = page.title;
+  if (focusWasInside) {
+    const same = sameRound && focused.id && document.getElementById(focused.id);
+    (same || after.querySelector("[autofocus]") || after.querySelector("h1")).focus();
+  }
+  const news = after.querySelectorAll("h1, #notice");
+  document.getElementById("live").textContent = Array.from(news, (element) => element.textContent).join(". ");
+  enhance();
+  goOnward();
+}
+
+// replace, not assign: the back button must not lead to a page that sends the person forward again.
+function goOnward() {
+  const onward = main().querySelector("a[data-onward]");
+  if (onward) location.replace(onward.href);
+}
+
+async function refresh() {
+  const response = await fetch(location.href, { redirect: "manual", headers: { Accept: "text/html" } });
+  if (!response.ok) {
+    location.reload(); // a redirect or an error: a page of its own
+    return;
+  }
+  const page = new DOMParser().parseFromString(await response.text(), "text/html");
+  if (!leaving()) swap(page);
+}
+
+let newest = 0;
+let catchingUp = false;
+
+// The instance that answers may be a moment behind the one that told, so this asks until it is not.
+async function catchUp(heard) {
+  newest = Math.max(newest, heard);
+  if (catchingUp) return;
+  catchingUp = true;
+  while (version() < newest && open() && !leaving()) {
+    await refresh().catch(() => {}); // offline for a moment: the next round tries again
+    if (version() < newest && open()) await pause(1000);
+  }
+  catchingUp = false;
+}
+
+function follow() {
+  const source = new EventSource(`${api()}/events`);
+  let failures = 0;
+  source.addEventListener("message", async ({ data }) => {
+    failures = 0;
+    await catchUp(JSON.parse(data).version);
+    if (!open()) source.close();
+  });
+  source.addEventListener("error", () => {
+    failures += 1;
+    if (source.readyState === EventSource.CLOSED || failures === 3) {
+      source.close();
+      poll();
+    }
+  });
+}
+
+async function poll() {
+  while (open()) {
+    try {
+      const response = await fetch(`${api()}?after=${version()}&wait=25s`);
+      if (!response.ok) throw new Error(`status ${response.status}`);
+      await catchUp((await response.json()).version);
+      await pause(1000);
+    } catch {
+      await pause(5000);
+      // Nothing is lost by a reload where the person types nothing.
+      if ("waiting" in main().dataset) location.reload();
+    }
+  }
+}
+
+enhance();
+setInterval(tick, 1000);
+if (main().dataset.login) {
+  goOnward();
+  if (open()) follow();
+}

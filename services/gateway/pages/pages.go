@@ -1,0 +1,123 @@
+// Package pages draws what people see while they log in: the sign-in form, the one page that follows a
+// login from waiting to its end, the protected demo app, and the pages for what went wrong.
+//
+// Every page works without JavaScript: plain forms answered by 303, and a refresh while there is nothing
+// to do but wait. The module assets/login.js then adds live updates. It expects the login API of the same
+// origin: unnamed server-sent events whose data is the login's JSON, and the long poll.
+//
+// The pages hold no inline script and no inline style, so that the gateway can send a policy of
+// default-src 'none' with script-src, style-src, img-src, connect-src and form-action 'self'.
+package pages
+
+import (
+	"slices"
+	"time"
+)
+
+// A Page is the content of one page. Only the types of this package are pages.
+type Page interface {
+	template() string
+}
+
+// SignIn is the form that starts a login. It posts csrf, app, return_to, user, password and method
+// ("password" or "none") to /login.
+type SignIn struct {
+	App, AppName string
+	CSRF         string
+	ReturnTo     string
+	User         string // what the person typed before, so that a problem does not cost it
+	Passwordless bool   // the app also accepts a user name alone
+	Problem      string // "", "denied", "limited", "bad_user", "bad_password" or "unavailable"
+	Collector    string // URL of the risk provider's script; the gateway must allow its origin in the policy
+}
+
+// Login follows one login through all of its states. Its forms post to /login/{ID}/answers (csrf, code),
+// /login/{ID}/factor (csrf, factor) and /login/{ID}/cancel (csrf).
+type Login struct {
+	ID, CSRF     string
+	App, AppName string
+	ReturnTo     string // where the person goes on after "granted"; the gateway has checked its origin
+	Status       string // "pending", "challenge", "granted", "denied", "failed", "expired" or "cancelled"
+	Reason       string // with "failed": "attempts", "undelivered", else taken for "unavailable"
+	Version      int    // as the login API counts; the script fetches the page again when it grows
+	Deadline     time.Time
+	Challenge    *Challenge // with "challenge" only
+	Choices      []string   // factors that may be asked for, the present one included
+	Notice       string     // "", "wrong_code", "bad_code", "undelivered", "resent" or "too_soon"
+	Now          time.Time  // the server's clock, so that countdowns survive a wrong clock in the browser
+}
+
+// A Challenge is what the person is asked to do in one round.
+type Challenge struct {
+	Round        int
+	Factor       string // "sms", "push" or "token"
+	Hint         string // masked phone number or device name
+	Expires      time.Time
+	ResendAt     time.Time // zero where sending again has no meaning
+	AttemptsLeft int
+	Number       string // push: the number to enter on the phone
+	Question     string // token: the number to key into it
+}
+
+// Home is the protected demo app: who is logged in, and how. Its form posts csrf to /logout.
+type Home struct {
+	User         string
+	App, AppName string
+	AMR          []string // RFC 8176 values, in the order of the login
+	ACR          string
+	AuthTime     time.Time
+	Expires      time.Time
+	CSRF         string
+}
+
+// SignedOut confirms a log-out.
+type SignedOut struct {
+	App, AppName string
+}
+
+// Problem is an HTTP error as a page. Title and Detail replace the catalog's texts for the status; they
+// are shown as they are, so they must be in the person's language.
+type Problem struct {
+	Status        int
+	Title, Detail string
+	AppName       string
+}
+
+func (SignIn) template() string    { return "signin" }
+func (Login) template() string     { return "login" }
+func (Home) template() string      { return "home" }
+func (SignedOut) template() string { return "signedout" }
+func (Problem) template() string   { return "problem" }
+
+// Waiting reports whether the person has nothing to type here, so that the page may reload by itself.
+func (l Login) Waiting() bool {
+	return l.Status == "pending" || l.Status == "challenge" && l.Challenge.Factor == "push"
+}
+
+// Others returns the factors that the person may change to.
+func (l Login) Others() []string {
+	return slices.DeleteFunc(slices.Clone(l.Choices), func(factor string) bool { return factor == l.Challenge.Factor })
+}
+
+// Until returns when the challenge ends: its own end or the login's deadline, whichever is earlier.
+func (l Login) Until() time.Time {
+	if e := l.Challenge.Expires; !e.IsZero() && (l.Deadline.IsZero() || e.Before(l.Deadline)) {
+		return e
+	}
+	return l.Deadline
+}
+
+// Rejected reports whether the code just sent was not accepted.
+func (l Login) Rejected() bool { return l.Notice == "wrong_code" || l.Notice == "bad_code" }
+
+// Kind returns the status whose texts the catalogs hold: the same, or the most general of its class.
+func (p Problem) Kind() int {
+	switch {
+	case slices.Contains([]int{400, 403, 404, 429, 500, 503}, p.Status):
+		return p.Status
+	case p.Status >= 500:
+		return 500
+	default:
+		return 400
+	}
+}

@@ -1,0 +1,334 @@
+package pages
+
+import (
+	"encoding/xml"
+	"errors"
+	"fmt"
+	"io"
+	"net/http/httptest"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+var now = time.Date(2026, 3, 1, 9, 30, 0, 0, time.UTC)
+
+// everyPage returns each page in each of its states, by name. Every text from outside is made by say.
+func everyPage(say func(string) string) map[string]Page {
+	all := make(map[string]Page)
+	for _, problem := range []string{"", "denied", "limited", "bad_user", "bad_password", "unavailable"} {
+		for _, passwordless := range []bool{false, true} {
+			all[fmt.Sprintf("signin %s %t", problem, passwordless)] = SignIn{
+				App: say("demo"), AppName: say("Demo"), CSRF: say("csrf"), ReturnTo: say("/back"), User: say("alice"),
+				Passwordless: passwordless, Problem: problem, Collector: "https://risk.example/collect.js",
+			}
+		}
+	}
+	login := Login{
+		ID: say("0199"), CSRF: say("csrf"), App: say("demo"), AppName: say("Demo"), ReturnTo: say("/back"),
+		Version: 3, Deadline: now.Add(5 * time.Minute), Now: now,
+	}
+	challenges := map[string]Challenge{
+		"sms":   {Factor: "sms", Hint: say("•••-1234"), ResendAt: now.Add(30 * time.Second)},
+		"push":  {Factor: "push", Hint: say("Phone"), Number: say("482913"), ResendAt: now.Add(30 * time.Second)},
+		"token": {Factor: "token", Hint: say("Token"), Question: say("1827"), ResendAt: now.Add(30 * time.Second)},
+	}
+	for factor, challenge := range challenges {
+		for _, notice := range []string{"", "wrong_code", "bad_code", "undelivered", "resent", "too_soon"} {
+			l := login
+			challenge.Round, challenge.AttemptsLeft, challenge.Expires = 1, 4, now.Add(4*time.Minute)
+			l.Status, l.Notice, l.Challenge = "challenge", notice, new(challenge)
+			l.Choices = []string{"sms", "push", "token", say("later")}
+			all[fmt.Sprintf("challenge %s %s", factor, notice)] = l
+		}
+	}
+	for _, status := range []string{"pending", "granted", "denied", "expired", "cancelled"} {
+		l := login
+		l.Status = status
+		all[status] = l
+	}
+	for _, reason := range []string{"attempts", "undelivered", "unavailable", say("later")} {
+		l := login
+		l.Status, l.Reason = "failed", reason
+		all["failed "+reason] = l
+	}
+	all["home"] = Home{
+		User: say("alice"), App: say("demo"), AppName: say("Demo"), ACR: say("two-factor"), CSRF: say("csrf"),
+		AMR: []string{"pwd", "sms", "otp", "push", "swk", "hwk", "mfa", say("later")}, AuthTime: now, Expires: now.Add(time.Hour),
+	}
+	all["signedout"] = SignedOut{App: say("demo"), AppName: say("Demo")}
+	for _, status := range []int{400, 403, 404, 409, 429, 500, 502, 503} {
+		all[fmt.Sprint("problem ", status)] = Problem{Status: status, AppName: say("Demo")}
+	}
+	all["problem in other words"] = Problem{Status: 400, Title: say("Title"), Detail: say("Detail")}
+	return all
+}
+
+func plain(s string) string { return s }
+
+func newPages(t *testing.T) *Pages {
+	t.Helper()
+	p, err := New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func render(t *testing.T, p *Pages, lang string, page Page) string {
+	t.Helper()
+	w := httptest.NewRecorder()
+	if err := p.Render(w, 200, lang, page); err != nil {
+		t.Fatal(err)
+	}
+	return w.Body.String()
+}
+
+type element struct {
+	name string
+	attr map[string]string
+}
+
+var voidElement = regexp.MustCompile(`<(meta|link|input)\b([^>]*)>`)
+
+// elements reads a page as strictly as XML, which the templates keep to apart from HTML's void elements.
+func elements(t *testing.T, page string) []element {
+	t.Helper()
+	d := xml.NewDecoder(strings.NewReader(voidElement.ReplaceAllString(page, "<$1$2/>")))
+	var all []element
+	for {
+		token, err := d.Token()
+		if errors.Is(err, io.EOF) {
+			return all
+		}
+		if err != nil {
+			t.Fatalf("not well-formed: %v\n%s", err, page)
+		}
+		start, ok := token.(xml.StartElement)
+		if !ok {
+			continue
+		}
+		e := element{start.Name.Local, make(map[string]string)}
+		for _, a := range start.Attr {
+			e.attr[a.Name.Local] = a.Value
+		}
+		all = append(all, e)
+	}
+}
+
+func TestEveryPageIsSoundHTML(t *testing.T) {
+	p := newPages(t)
+	for name, page := range everyPage(plain) {
+		for _, lang := range languages {
+			t.Run(lang+" "+name, func(t *testing.T) { checkHTML(t, render(t, p, lang, page), lang) })
+		}
+	}
+}
+
+func checkHTML(t *testing.T, page, lang string) {
+	t.Helper()
+	all := elements(t, page)
+	ids := make(map[string]bool)
+	labels := make(map[string]bool)
+	count := make(map[string]int)
+	for _, e := range all {
+		count[e.name]++
+		if _, ok := e.attr["autofocus"]; ok {
+			count["autofocus"]++
+		}
+		if id, ok := e.attr["id"]; ok {
+			if ids[id] {
+				t.Errorf("two elements with id %q", id)
+			}
+			ids[id] = true
+		}
+		if e.name == "label" {
+			labels[e.attr["for"]] = true
+		}
+	}
+	if count["h1"] != 1 || count["main"] != 1 || count["title"] != 1 || count["autofocus"] > 1 {
+		t.Errorf("want one h1, main and title, have %v", count)
+	}
+	if count["style"] != 0 {
+		t.Error("inline style sheet")
+	}
+	form, tokens := 0, 0
+	for _, e := range all {
+		for attr := range e.attr {
+			if attr == "style" || strings.HasPrefix(attr, "on") {
+				t.Errorf("%s has inline %s", e.name, attr)
+			}
+		}
+		for _, reference := range []string{"aria-describedby", "aria-labelledby"} {
+			for id := range strings.FieldsSeq(e.attr[reference]) {
+				if !ids[id] {
+					t.Errorf("%s of %s names no element: %q", reference, e.name, id)
+				}
+			}
+		}
+		switch e.name {
+		case "html":
+			if e.attr["lang"] != lang {
+				t.Errorf("html lang %q, want %q", e.attr["lang"], lang)
+			}
+		case "script":
+			if e.attr["src"] == "" {
+				t.Error("inline script")
+			}
+		case "form":
+			form++
+			if e.attr["method"] != "post" || !strings.HasPrefix(e.attr["action"], "/") {
+				t.Errorf("form to %s %s", e.attr["method"], e.attr["action"])
+			}
+		case "input":
+			if e.attr["name"] == "csrf" && e.attr["value"] == "csrf" {
+				tokens++
+			}
+			if e.attr["type"] != "hidden" && !labels[e.attr["id"]] {
+				t.Errorf("input %q has no label", e.attr["id"])
+			}
+			if _, invalid := e.attr["aria-invalid"]; invalid && e.attr["aria-describedby"] == "" {
+				t.Errorf("input %q is invalid and does not say why", e.attr["id"])
+			}
+		}
+	}
+	if form != tokens {
+		t.Errorf("%d forms carry %d tokens", form, tokens)
+	}
+	if !slices.ContainsFunc(all, func(e element) bool {
+		return e.name == "a" && strings.Contains(e.attr["href"], "lang="+otherLanguage(lang))
+	}) {
+		t.Error("no link to the other language")
+	}
+}
+
+// What comes from outside may change texts and values, never the elements and attributes of a page.
+func TestHostileTextsChangeNoElement(t *testing.T) {
+	p := newPages(t)
+	hostile := everyPage(func(s string) string { return s + `"'><script>alert(1)</script><a onclick=x style=y>&{{.}}` })
+	shape := func(page Page) (s []string) {
+		for _, e := range elements(t, render(t, p, "en", page)) {
+			s = append(s, e.name)
+			for attr := range e.attr {
+				s = append(s, e.name+"@"+attr)
+			}
+		}
+		slices.Sort(s)
+		return s
+	}
+	for name, page := range everyPage(plain) {
+		other, ok := hostile[name]
+		if !ok {
+			continue // named by a text from outside
+		}
+		if want, got := shape(page), shape(other); !slices.Equal(want, got) {
+			t.Errorf("%s: elements changed\nfrom %v\nto   %v", name, want, got)
+		}
+	}
+}
+
+func TestOnwardNeverRunsScript(t *testing.T) {
+	page := render(t, newPages(t), "en", Login{Status: "granted", ReturnTo: "javascript:alert(1)"})
+	if strings.Contains(page, `href="javascript`) {
+		t.Error("return_to became a script")
+	}
+}
+
+func TestOnwardGoesToReturnTo(t *testing.T) {
+	p := newPages(t)
+	for returnTo, want := range map[string]string{"": "/", "https://app.example/x?a=1": "https://app.example/x?a=1"} {
+		all := elements(t, render(t, p, "ja", Login{Status: "granted", ReturnTo: returnTo}))
+		i := slices.IndexFunc(all, func(e element) bool { _, ok := e.attr["data-onward"]; return ok })
+		if i < 0 || all[i].attr["href"] != want {
+			t.Errorf("return_to %q does not lead to %q", returnTo, want)
+		}
+	}
+}
+
+// A denied login looks the same whatever led to it.
+func TestDeniedSaysNoMore(t *testing.T) {
+	p := newPages(t)
+	bare := Login{ID: "0199", App: "demo", Status: "denied"}
+	full := bare
+	full.Reason, full.Notice, full.Choices = "attempts", "wrong_code", []string{"sms"}
+	if render(t, p, "ja", bare) != render(t, p, "ja", full) {
+		t.Error("the denied page tells causes apart")
+	}
+}
+
+func TestOnlyWaitingPagesReload(t *testing.T) {
+	p := newPages(t)
+	for name, page := range everyPage(plain) {
+		want := name == "pending" || strings.HasPrefix(name, "challenge push")
+		if got := strings.Contains(render(t, p, "en", page), `<noscript><meta http-equiv="refresh"`); got != want {
+			t.Errorf("%s: reloads %t, want %t", name, got, want)
+		}
+	}
+}
+
+func TestAutosubmitOnlyBeforeAnyMistake(t *testing.T) {
+	p := newPages(t)
+	for notice, want := range map[string]bool{"": true, "resent": true, "wrong_code": false, "bad_code": false} {
+		page := render(t, p, "en", everyPage(plain)["challenge sms "+notice])
+		if got := strings.Contains(page, "data-autosubmit"); got != want {
+			t.Errorf("notice %q: autosubmit %t, want %t", notice, got, want)
+		}
+	}
+}
+
+func TestChallengeEndsWithTheLogin(t *testing.T) {
+	early, late := now.Add(time.Minute), now.Add(2*time.Minute)
+	for _, c := range []struct{ expires, deadline, want time.Time }{
+		{early, late, early}, {late, early, early}, {early, time.Time{}, early}, {time.Time{}, late, late},
+	} {
+		l := Login{Deadline: c.deadline, Challenge: &Challenge{Expires: c.expires}}
+		if got := l.Until(); !got.Equal(c.want) {
+			t.Errorf("expires %v, deadline %v: until %v", c.expires, c.deadline, got)
+		}
+	}
+}
+
+func TestRenderSetsHeaders(t *testing.T) {
+	w := httptest.NewRecorder()
+	if err := newPages(t).Render(w, 404, "ja", Problem{Status: 404}); err != nil {
+		t.Fatal(err)
+	}
+	if w.Code != 404 {
+		t.Errorf("status %d", w.Code)
+	}
+	for header, want := range map[string]string{
+		"Content-Type": "text/html; charset=utf-8", "Content-Language": "ja", "Cache-Control": "no-store",
+	} {
+		if got := w.Header().Get(header); got != want {
+			t.Errorf("%s: %q, want %q", header, got, want)
+		}
+	}
+}
+
+// A page that can not be drawn leaves the answer untouched, so that the caller can still answer 500.
+func TestRenderFailsClosed(t *testing.T) {
+	p := newPages(t)
+	for name, page := range map[string]Page{
+		"unknown status":    Login{Status: "odd"},
+		"missing challenge": Login{Status: "challenge"},
+		"unknown factor":    Login{Status: "challenge", Challenge: &Challenge{Factor: "odd"}},
+		"unknown problem":   SignIn{Problem: "odd"},
+		"unknown notice":    Login{Status: "pending", Notice: "odd"},
+	} {
+		checkUntouched(t, p, "en", name, page)
+	}
+	checkUntouched(t, p, "fr", "unknown language", SignedOut{})
+}
+
+func checkUntouched(t *testing.T, p *Pages, lang, name string, page Page) {
+	t.Helper()
+	w := httptest.NewRecorder()
+	if err := p.Render(w, 200, lang, page); err == nil {
+		t.Errorf("%s: no error", name)
+	}
+	if w.Body.Len() > 0 || len(w.Header()) > 0 {
+		t.Errorf("%s: something was written", name)
+	}
+}

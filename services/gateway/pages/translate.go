@@ -1,0 +1,74 @@
+package pages
+
+import (
+	"embed"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"time"
+
+	"golang.org/x/text/language"
+)
+
+//go:embed catalogs
+var catalogs embed.FS
+
+// The first language is the one for people who ask for none of these.
+var (
+	languages = []string{"en", "ja"}
+	matcher   = language.NewMatcher([]language.Tag{language.English, language.Japanese})
+)
+
+// Negotiate returns the language of the pages, "en" or "ja": the override (the lang parameter or what the
+// gateway remembers of it) if it is one of them, else the best match of an Accept-Language header.
+func Negotiate(acceptLanguage, override string) string {
+	if slices.Contains(languages, override) {
+		return override
+	}
+	_, i := language.MatchStrings(matcher, acceptLanguage)
+	return languages[i]
+}
+
+func otherLanguage(lang string) string {
+	if lang == "ja" {
+		return "en"
+	}
+	return "ja"
+}
+
+// A catalog holds the texts of one language by key.
+type catalog map[string]string
+
+func readCatalog(lang string) (catalog, error) {
+	data, err := catalogs.ReadFile("catalogs/" + lang + ".json")
+	if err != nil {
+		return nil, fmt.Errorf("read catalog: %w", err)
+	}
+	var c catalog
+	if err := json.Unmarshal(data, &c); err != nil {
+		return nil, fmt.Errorf("read catalog %s: %w", lang, err)
+	}
+	return c, nil
+}
+
+func (c catalog) text(key string) (string, error) {
+	s, ok := c[key]
+	if !ok {
+		return "", fmt.Errorf("no text %q", key)
+	}
+	return s, nil
+}
+
+// name returns a value in people's words. An unknown value is shown as it is: a newer policy may name
+// factors that this gateway has no word for yet.
+func (c catalog) name(kind, value string) string {
+	if s, ok := c[kind+"."+value]; ok {
+		return s
+	}
+	return value
+}
+
+func (c catalog) format(key string, t time.Time) (string, error) {
+	layout, err := c.text(key)
+	return t.Format(layout), err
+}
