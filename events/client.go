@@ -52,7 +52,7 @@ type Client struct {
 	js      jetstream.JetStream
 	sealer  *Sealer
 	options Options
-	heard   *nats.Subscription
+	heard   []*nats.Subscription
 	ctx     context.Context // ends with Close
 	close   func()
 
@@ -105,6 +105,7 @@ func NewClient(ctx context.Context, nc *nats.Conn, o Options) (*Client, error) {
 		return nil, err
 	}
 	if err := c.listen(ctx); err != nil {
+		c.unlisten()
 		return nil, err
 	}
 	var stop context.CancelFunc
@@ -113,7 +114,7 @@ func NewClient(ctx context.Context, nc *nats.Conn, o Options) (*Client, error) {
 	running.Go(func() { c.keepKeys(c.ctx) })
 	c.close = func() {
 		stop()
-		_ = c.heard.Unsubscribe() // fails only on a connection that is closed, where nothing is heard any more
+		c.unlisten()
 		c.disownAll()
 		running.Wait()
 	}

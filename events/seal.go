@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 )
 
 // Sealing: what only one worker may read travels sealed to that worker. The sender sets up one HPKE context (RFC 9180,
@@ -161,6 +162,8 @@ type Opener struct {
 	mu        sync.RWMutex
 	keys      map[string]hpke.PrivateKey
 	senders   map[string]cipher.AEAD // by key id and encapsulated key
+	load      func() ([]PrivateKey, error)
+	loaded    time.Time // the last call of load
 }
 
 // NewOpener makes an Opener for a recipient from its private keys.
@@ -189,6 +192,39 @@ func (o *Opener) SetKeys(keys ...PrivateKey) error {
 	return nil
 }
 
+// loadEvery bounds how often an unknown key has the keys read again: anybody can name one.
+const loadEvery = time.Second
+
+// LoadUnknown makes the Opener read its keys again when a value is sealed to one that it does not know: senders may hear
+// of a new key before its recipient.
+func (o *Opener) LoadUnknown(load func() ([]PrivateKey, error)) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.load = load
+}
+
+// key is the private key of an id, nil if there is none.
+func (o *Opener) key(id string) (hpke.PrivateKey, error) {
+	o.mu.Lock()
+	private, load := o.keys[id], o.load
+	if private != nil || load == nil || time.Since(o.loaded) < loadEvery {
+		o.mu.Unlock()
+		return private, nil
+	}
+	o.loaded = time.Now()
+	o.mu.Unlock()
+	keys, err := load()
+	if err != nil {
+		return nil, err
+	}
+	if err := o.SetKeys(keys...); err != nil {
+		return nil, err
+	}
+	o.mu.RLock()
+	defer o.mu.RUnlock()
+	return o.keys[id], nil
+}
+
 // Open opens a value into the struct that dst points to. Errors wrap [ErrSealed] and never tell what is inside.
 func (o *Opener) Open(s *Sealed, subject, field string, dst any) error {
 	if s == nil {
@@ -211,10 +247,14 @@ func (o *Opener) Open(s *Sealed, subject, field string, dst any) error {
 func (o *Opener) aead(s *Sealed) (cipher.AEAD, error) {
 	name := s.Key + "\x00" + string(s.Enc)
 	o.mu.RLock()
-	aead, private := o.senders[name], o.keys[s.Key]
+	aead := o.senders[name]
 	o.mu.RUnlock()
 	if aead != nil {
 		return aead, nil
+	}
+	private, err := o.key(s.Key)
+	if err != nil {
+		return nil, err
 	}
 	if private == nil {
 		return nil, fmt.Errorf("no private key %q", s.Key)

@@ -139,6 +139,38 @@ func TestSealerTakesNewKey(t *testing.T) {
 	}
 }
 
+// Senders may hear of a new key before its recipient: the recipient looks again, though not at every unknown name.
+func TestOpenerLooksForUnknownKey(t *testing.T) {
+	public, private, err := events.GenerateKey("otpvalidator", "k2")
+	if err != nil {
+		t.Fatal(err)
+	}
+	sealer, err := events.NewSealer(public)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, opener, old := sealing(t, "otpvalidator")
+	loads := 0
+	opener.LoadUnknown(func() ([]events.PrivateKey, error) { loads++; return []events.PrivateKey{old, private}, nil })
+	box, err := sealer.Seal("otpvalidator", place, "code", "123456")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var v string
+	if err := opener.Open(box, place, "code", &v); err != nil || v != "123456" {
+		t.Errorf("opened %q, %v", v, err)
+	}
+	box.Key = "k3"
+	for range 10 {
+		if err := opener.Open(box, place, "code", &v); !errors.Is(err, events.ErrSealed) {
+			t.Errorf("error %v, want ErrSealed", err)
+		}
+	}
+	if loads != 1 {
+		t.Errorf("%d loads in a moment", loads)
+	}
+}
+
 func TestSealToUnknownRecipient(t *testing.T) {
 	sealer, _, _ := sealing(t, "otpvalidator")
 	if _, err := sealer.Seal("pushnotifier", place, "x", 1); err == nil {

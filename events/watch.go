@@ -27,25 +27,38 @@ type follow struct {
 	lapse   *time.Timer   // of logins that this client started
 }
 
+// pushed are the last tokens of the subjects that the broker pushes to a gateway. Each needs a subscription of its own:
+// a wildcard does not wake the consumers behind them (nats-server, Sublist.RegisterNotification).
+var pushed = []string{string(StepChallenged), string(StepUndelivered), string(StepRejected), string(StepClosed), "revoked"}
+
 // listen subscribes to what the broker pushes to this gateway. Every client of a gateway hears everything. A message
 // may be lost (nobody acks them), so it is no more than a hint that saves reading the stream.
 func (c *Client) listen(ctx context.Context) error {
-	subject := "deliver." + c.options.Gateway + ".>"
-	sub, err := c.nc.Subscribe(subject, c.hear)
-	if err != nil {
-		return fmt.Errorf("events: listen to %s: %w", subject, err)
-	}
 	ctx, cancel := context.WithTimeout(ctx, c.options.Patience)
 	defer cancel()
+	for _, what := range pushed {
+		subject := "deliver." + c.options.Gateway + "." + what
+		sub, err := c.nc.Subscribe(subject, c.hear)
+		if err != nil {
+			return fmt.Errorf("events: listen to %s: %w", subject, err)
+		}
+		c.heard = append(c.heard, sub)
+	}
 	if err := c.nc.FlushWithContext(ctx); err != nil {
-		_ = sub.Unsubscribe()
-		return fmt.Errorf("events: listen to %s: %w", subject, err)
+		return fmt.Errorf("events: listen: %w", err)
 	}
-	if denied(c.nc, subject) {
-		return fmt.Errorf("events: listen to %s: %w", subject, ErrDenied)
+	for _, sub := range c.heard {
+		if denied(c.nc, sub.Subject) {
+			return fmt.Errorf("events: listen to %s: %w", sub.Subject, ErrDenied)
+		}
 	}
-	c.heard = sub
 	return nil
+}
+
+func (c *Client) unlisten() {
+	for _, sub := range c.heard {
+		_ = sub.Unsubscribe() // fails only on a connection that is closed, where nothing is heard any more
+	}
 }
 
 // hear takes in what the broker pushes. The messages keep the subjects under which they are stored.
