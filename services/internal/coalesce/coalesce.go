@@ -1,0 +1,159 @@
+// Package coalesce turns concurrent requests into batches: sixty-four rows in one statement cost a tenth of sixty-four
+// statements.
+package coalesce
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"sync"
+)
+
+// ErrClosed is returned by Do after Close.
+var ErrClosed = errors.New("coalesce: group is closed")
+
+// A Group runs what concurrent callers ask for in batches, one batch at a time. The first caller's batch starts at once;
+// those who come while it runs form the next one. So nobody waits for a timer, and batches grow with the load.
+type Group[K comparable, In, Out any] struct {
+	run func(context.Context, []In) ([]Out, error)
+	key func(In) K
+	max int
+
+	mu      sync.Mutex
+	queue   []*call[In, Out] // in order of arrival
+	running bool             // there is a goroutine that will look at the queue again
+	closed  bool
+	wg      sync.WaitGroup
+}
+
+type call[In, Out any] struct {
+	in    In
+	batch *batch        // nil while it is in the queue
+	done  chan struct{} // closed once out and err are set
+	out   Out
+	err   error
+}
+
+// A batch is canceled when the last of its callers has left.
+type batch struct {
+	waiting int // guarded by the group's mu
+	cancel  context.CancelFunc
+}
+
+// New makes a Group. run answers a batch of at most max inputs, no two with the same key, with one output for each, in
+// their order. Its error fails the whole batch: inputs must be valid before they get in, and an output that can fail by
+// itself says so itself.
+func New[K comparable, In, Out any](run func(context.Context, []In) ([]Out, error), key func(In) K, max int) *Group[K, In, Out] {
+	return &Group[K, In, Out]{run: run, key: key, max: max}
+}
+
+// Do has in done in a batch and returns its output. When ctx ends first Do returns its error; in may be done or not.
+func (g *Group[K, In, Out]) Do(ctx context.Context, in In) (Out, error) {
+	c := &call[In, Out]{in: in, done: make(chan struct{})}
+	g.mu.Lock()
+	if g.closed {
+		g.mu.Unlock()
+		return c.out, ErrClosed
+	}
+	g.queue = append(g.queue, c)
+	if !g.running {
+		g.running = true
+		g.wg.Go(g.work)
+	}
+	g.mu.Unlock()
+
+	select {
+	case <-c.done:
+		return c.out, c.err
+	case <-ctx.Done():
+		g.leave(c)
+		var none Out
+		return none, context.Cause(ctx)
+	}
+}
+
+// Close refuses new callers and returns when those that are in have their answers.
+func (g *Group[K, In, Out]) Close() {
+	g.mu.Lock()
+	g.closed = true
+	g.mu.Unlock()
+	g.wg.Wait()
+}
+
+func (g *Group[K, In, Out]) leave(c *call[In, Out]) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if c.batch == nil {
+		for i, queued := range g.queue {
+			if queued == c {
+				g.queue = append(g.queue[:i:i], g.queue[i+1:]...)
+				return
+			}
+		}
+		return
+	}
+	if c.batch.waiting--; c.batch.waiting == 0 {
+		c.batch.cancel()
+	}
+}
+
+// work runs batches until the queue is empty.
+func (g *Group[K, In, Out]) work() {
+	for {
+		ctx, cancel := context.WithCancel(context.Background())
+		calls := g.next(cancel)
+		if len(calls) == 0 {
+			cancel()
+			return
+		}
+		in := make([]In, len(calls))
+		for i, c := range calls {
+			in[i] = c.in
+		}
+		out, err := g.guarded(ctx, in)
+		cancel()
+		for i, c := range calls {
+			if c.err = err; err == nil {
+				c.out = out[i]
+			}
+			close(c.done)
+		}
+	}
+}
+
+// next takes a batch off the queue. What has the key of something before it stays for a later batch.
+func (g *Group[K, In, Out]) next(cancel context.CancelFunc) []*call[In, Out] {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	b := &batch{cancel: cancel}
+	taken := make(map[K]struct{}, min(len(g.queue), g.max))
+	var calls, rest []*call[In, Out]
+	for _, c := range g.queue {
+		k := g.key(c.in)
+		if _, twice := taken[k]; twice || len(calls) == g.max {
+			rest = append(rest, c)
+			continue
+		}
+		taken[k] = struct{}{}
+		c.batch = b
+		calls = append(calls, c)
+	}
+	g.queue, b.waiting, g.running = rest, len(calls), len(calls) > 0
+	return calls
+}
+
+// guarded turns a panic of run into an error: it must reach the callers, who know what to do about it, and not end a
+// process that serves others. The error tells the panic's type and place only: its value may be personal.
+func (g *Group[K, In, Out]) guarded(ctx context.Context, in []In) (out []Out, err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("coalesce: batch panicked: %T\n%s", r, debug.Stack())
+		}
+	}()
+	out, err = g.run(ctx, in)
+	if err == nil && len(out) != len(in) {
+		err = fmt.Errorf("coalesce: %d outputs for %d inputs", len(out), len(in))
+	}
+	return out, err
+}

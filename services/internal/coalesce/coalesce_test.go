@@ -1,0 +1,163 @@
+package coalesce
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+)
+
+// desk is a run function that tells the test of each batch and waits to be let go.
+type desk struct {
+	batches chan []int
+	release chan error
+}
+
+func newDesk() *desk { return &desk{make(chan []int), make(chan error)} }
+
+func (d *desk) run(ctx context.Context, in []int) ([]int, error) {
+	d.batches <- slices.Clone(in)
+	select {
+	case err := <-d.release:
+		out := make([]int, len(in))
+		for i, v := range in {
+			out[i] = v * 10
+		}
+		return out, err
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+func ones(v int) int { return v }
+
+func TestCallersOfOneBatchFormTheNext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDesk()
+		g := New(d.run, ones, 3)
+		var wg sync.WaitGroup
+		ask := func(v int) {
+			wg.Go(func() {
+				if got, err := g.Do(t.Context(), v); err != nil || got != v*10 {
+					t.Errorf("Do(%d) = %d, %v", v, got, err)
+				}
+			})
+			synctest.Wait() // it is in the queue, or in the batch
+		}
+		ask(1)
+		if got := <-d.batches; !slices.Equal(got, []int{1}) {
+			t.Fatalf("first batch = %v: the first caller must not wait for others", got)
+		}
+		for v := 2; v <= 5; v++ {
+			ask(v)
+		}
+		d.release <- nil
+		if got := <-d.batches; !slices.Equal(got, []int{2, 3, 4}) {
+			t.Fatalf("second batch = %v", got)
+		}
+		d.release <- nil
+		if got := <-d.batches; !slices.Equal(got, []int{5}) {
+			t.Fatalf("third batch = %v", got)
+		}
+		d.release <- nil
+		wg.Wait()
+		g.Close()
+		if _, err := g.Do(t.Context(), 6); !errors.Is(err, ErrClosed) {
+			t.Errorf("Do after Close = %v", err)
+		}
+	})
+}
+
+func TestSameKeyWaitsForALaterBatch(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDesk()
+		g := New(d.run, func(v int) int { return v % 10 }, 10)
+		defer g.Close()
+		var wg sync.WaitGroup
+		for _, v := range []int{1, 2, 12, 3, 22} {
+			wg.Go(func() { g.Do(t.Context(), v) })
+			synctest.Wait()
+		}
+		for _, want := range [][]int{{1}, {2, 3}, {12}, {22}} {
+			if got := <-d.batches; !slices.Equal(got, want) {
+				t.Fatalf("batch = %v, want %v", got, want)
+			}
+			d.release <- nil
+		}
+		wg.Wait()
+	})
+}
+
+func TestLeavingDoesNotHurtOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDesk()
+		g := New(d.run, ones, 10)
+		defer g.Close()
+		impatient, leave := context.WithCancel(t.Context())
+		var wg sync.WaitGroup
+		do := func(ctx context.Context, v int, want error) {
+			wg.Go(func() {
+				if _, err := g.Do(ctx, v); !errors.Is(err, want) {
+					t.Errorf("Do(%d) = %v, want %v", v, err, want)
+				}
+			})
+			synctest.Wait()
+		}
+		do(t.Context(), 1, nil)
+		<-d.batches
+		do(impatient, 2, context.Canceled) // leaves out of a running batch
+		do(t.Context(), 3, nil)
+		d.release <- nil
+		<-d.batches
+		do(impatient, 4, context.Canceled) // leaves the queue
+		do(t.Context(), 5, nil)
+		leave()
+		synctest.Wait()
+		d.release <- nil
+		if got := <-d.batches; !slices.Equal(got, []int{5}) {
+			t.Errorf("batch after one left the queue = %v", got)
+		}
+		d.release <- nil
+		wg.Wait()
+	})
+}
+
+func TestBatchThatNobodyWaitsForIsCanceled(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDesk()
+		g := New(d.run, ones, 10)
+		ctx, leave := context.WithCancel(t.Context())
+		var wg sync.WaitGroup
+		wg.Go(func() { g.Do(ctx, 1) })
+		<-d.batches
+		leave()
+		wg.Wait()
+		g.Close() // returns only if the batch has ended, and nobody released it
+	})
+}
+
+func TestFailures(t *testing.T) {
+	broken := errors.New("broken")
+	for name, tt := range map[string]struct {
+		run  func(context.Context, []int) ([]int, error)
+		want string
+	}{
+		"error":       {func(context.Context, []int) ([]int, error) { return nil, broken }, "broken"},
+		"panic":       {func(context.Context, []int) ([]int, error) { panic("boom") }, "panicked: string"},
+		"too few":     {func(context.Context, []int) ([]int, error) { return nil, nil }, "0 outputs for 1 inputs"},
+		"error again": {func(context.Context, []int) ([]int, error) { return []int{1}, broken }, "broken"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			g := New(tt.run, ones, 10)
+			defer g.Close()
+			for range 2 { // the group lives on
+				if out, err := g.Do(t.Context(), 1); err == nil || !strings.Contains(err.Error(), tt.want) || out != 0 {
+					t.Fatalf("Do = %d, %v, want an error with %q", out, err, tt.want)
+				}
+			}
+		})
+	}
+}

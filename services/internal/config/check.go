@@ -1,0 +1,196 @@
+package config
+
+import (
+	"fmt"
+	"net/netip"
+	"net/url"
+	"regexp"
+	"strings"
+	"time"
+
+	"github.com/sekisho/sekisho/events"
+)
+
+var gatewayName = regexp.MustCompile(`^[a-z0-9-]{1,32}$`)
+
+type problem struct{ key, text string }
+
+type checker struct{ found []problem }
+
+func (v *checker) add(key, format string, args ...any) {
+	v.found = append(v.found, problem{key, fmt.Sprintf(format, args...)})
+}
+
+func (v *checker) span(key string, value, least, most time.Duration) {
+	if value < least || value > most {
+		v.add(key, "%v: want %v to %v", value, least, most)
+	}
+}
+
+func (v *checker) number(key string, value, least, most int) {
+	if value < least || value > most {
+		v.add(key, "%d: want %d to %d", value, least, most)
+	}
+}
+
+func (v *checker) baseURL(key, value string) {
+	u, err := url.Parse(value)
+	if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
+		v.add(key, "want an http or https URL without user, query and fragment")
+	}
+}
+
+// problems lists every value that can not be, in the order of the file.
+func (c *Config) problems() []problem {
+	const (
+		longest = 10 * time.Minute // no login outlives it (SP 800-63B-4 section 3.1.3.2)
+		day     = 24 * time.Hour
+		plenty  = 1_000_000
+	)
+	v := &checker{}
+	v.span("login.deadline", c.Login.Deadline, time.Second, longest)
+	v.span("login.denied_floor", c.Login.DeniedFloor, 0, 10*time.Second)
+	v.span("code.ttl", c.Code.TTL, time.Second, longest)
+	v.span("code.resend_after", c.Code.ResendAfter, 0, longest)
+	v.span("push.ttl", c.Push.TTL, time.Second, longest)
+	v.number("attempts", c.Attempts, 1, events.Attempts)
+	v.number("lock.after", c.Lock.After, 1, 100)
+	v.span("lock.first", c.Lock.First, time.Second, day)
+	v.span("lock.max", c.Lock.Max, c.Lock.First, 30*day)
+	v.number("lock.disable_after", c.Lock.DisableAfter, c.Lock.After, 100)
+	v.number("password.memory", int(c.Password.Memory), 64, 4<<20) // to 4 GiB; the least is for tests alone
+	v.number("password.time", int(c.Password.Time), 1, 100)
+	v.number("password.threads", int(c.Password.Threads), 1, 64)
+	v.number("password.concurrent", c.Password.Concurrent, 1, 1024)
+	v.number("password.min_length", c.Password.MinLength, 8, 64)
+	if !isRegion(c.Phone.Region) {
+		v.add("phone.region", "%q: want two capital letters (ISO 3166-1)", c.Phone.Region)
+	}
+	v.span("session.idle", c.Session.Idle, time.Minute, 30*day)
+	v.span("session.absolute", c.Session.Absolute, c.Session.Idle, 90*day)
+	v.number("limits.logins_per_source", c.Limits.LoginsPerSource, 1, plenty)
+	v.number("limits.sms_per_user", c.Limits.SMSPerUser, 1, plenty)
+	v.number("limits.sms_per_number", c.Limits.SMSPerNumber, 1, plenty)
+	v.number("limits.push_per_user", c.Limits.PushPerUser, 1, plenty)
+	c.Risk.problems(v)
+	c.SMS.problems(v)
+	v.number("breaker.failures", c.Breaker.Failures, 1, 1000)
+	v.span("breaker.open", c.Breaker.Open, 100*time.Millisecond, time.Hour)
+	c.Gateway.problems(v)
+	v.span("http.header_timeout", c.HTTP.HeaderTimeout, time.Second, time.Minute)
+	v.span("http.read_timeout", c.HTTP.ReadTimeout, c.HTTP.HeaderTimeout, 5*time.Minute)
+	v.span("http.write_timeout", c.HTTP.WriteTimeout, max(c.Gateway.MaxPoll, c.Gateway.MaxWait)+time.Second, time.Hour)
+	v.span("http.idle_timeout", c.HTTP.IdleTimeout, time.Second, time.Hour)
+	v.number("http.max_header", c.HTTP.MaxHeader, 4<<10, 1<<20)
+	c.Bus.problems(v, c.Gateway.Name)
+	v.number("database.connections", c.Database.Connections, 2, 1000)
+	v.span("sealing.rotate", c.Sealing.Rotate, time.Hour, 365*day)
+	v.span("audit.keep", c.Audit.Keep, day, 100*365*day)
+	v.span("audit.sweep_every", c.Audit.SweepEvery, time.Second, longest)
+	v.span("audit.sweep_after", c.Audit.SweepAfter, time.Second, longest) // LOGIN keeps events for 20 minutes
+	v.span("shutdown.grace", c.Shutdown.Grace, time.Second, longest)
+	switch c.Log.Level {
+	case "debug", "info", "warn", "error":
+	default:
+		v.add("log.level", "%q: want debug, info, warn or error", c.Log.Level)
+	}
+	return v.found
+}
+
+func (r *Risk) problems(v *checker) {
+	if r.URL != "" {
+		v.baseURL("risk.url", r.URL)
+		if r.SignatureFile == "" {
+			v.add("risk.signature_file", "missing: the file with the API's secret")
+		}
+	}
+	v.span("risk.timeout", r.Timeout, 10*time.Millisecond, time.Minute)
+	v.number("risk.concurrency", r.Concurrency, 1, 10_000)
+}
+
+func (s *SMS) problems(v *checker) {
+	names := make(map[string]bool)
+	for i := range s.Providers {
+		p, key := s.Providers[i], fmt.Sprintf("sms.providers[%d]", i)
+		if names[p.Name] {
+			v.add(key+".name", "%q stands twice", p.Name)
+		}
+		names[p.Name] = true
+		switch p.Kind {
+		case "karaden":
+			if p.ServiceID <= 0 {
+				v.add(key+".service_id", "%d: want a service of the tenant", p.ServiceID)
+			}
+		case "twilio":
+			if p.From == "" {
+				v.add(key+".from", "missing: the sender's number")
+			}
+		default:
+			v.add(key+".kind", "%q: want karaden or twilio", p.Kind)
+		}
+		v.baseURL(key+".url", p.URL)
+		if p.Account == "" {
+			v.add(key+".account", "missing: the tenant or account id")
+		}
+		if p.TokenFile == "" {
+			v.add(key+".token_file", "missing: the file with the API's secret")
+		}
+	}
+	v.span("sms.timeout", s.Timeout, 10*time.Millisecond, time.Minute)
+	v.number("sms.concurrency", s.Concurrency, 1, 10_000)
+	v.span("sms.keep", s.Keep, time.Hour, 10*365*24*time.Hour) // the send limits look back one hour
+}
+
+func (g *Gateway) problems(v *checker) {
+	if !gatewayName.MatchString(g.Name) {
+		v.add("gateway.name", "%q: want 1 to 32 of a-z, 0-9, '-'", g.Name)
+	}
+	if g.URL != "" && !isOrigin(g.URL) {
+		v.add("gateway.url", "%q: want scheme://host or scheme://host:port in lower case, without a path", g.URL)
+	}
+	for i, origin := range g.Origins {
+		if !isOrigin(origin) {
+			v.add(fmt.Sprintf("gateway.origins[%d]", i), "%q: want scheme://host or scheme://host:port in lower case, without a path", origin)
+		}
+	}
+	for i, network := range g.Proxies {
+		if _, err := netip.ParsePrefix(network); err != nil {
+			v.add(fmt.Sprintf("gateway.proxies[%d]", i), "%q: want a network such as 10.0.0.0/8 or 192.0.2.1/32", network)
+		}
+	}
+	if strings.ContainsAny(g.CookieDomain, "/:; ,") || strings.HasPrefix(g.CookieDomain, ".") {
+		v.add("gateway.cookie_domain", "%q: want a domain such as example.com", g.CookieDomain)
+	}
+	v.number("gateway.max_body", int(g.MaxBody), 1<<10, 1<<20)
+	v.span("gateway.wait", g.Wait, 0, g.MaxWait)
+	v.span("gateway.max_wait", g.MaxWait, 0, 5*time.Minute)
+	v.span("gateway.max_poll", g.MaxPoll, 0, 5*time.Minute)
+}
+
+func (b *Bus) problems(v *checker, web string) {
+	names := map[string]bool{web: true}
+	for i, name := range b.Gateways {
+		key := fmt.Sprintf("bus.gateways[%d]", i)
+		if !gatewayName.MatchString(name) {
+			v.add(key, "%q: want 1 to 32 of a-z, 0-9, '-'", name)
+		}
+		if names[name] {
+			v.add(key, "%q stands twice, or is gateway.name", name)
+		}
+		names[name] = true
+	}
+	if b.Replicas != 1 && b.Replicas != 3 && b.Replicas != 5 {
+		v.add("bus.replicas", "%d: want 1, 3 or 5", b.Replicas)
+	}
+}
+
+func isRegion(s string) bool {
+	return len(s) == 2 && s[0] >= 'A' && s[0] <= 'Z' && s[1] >= 'A' && s[1] <= 'Z'
+}
+
+// isOrigin tells a serialized origin (RFC 6454 section 6.2) as browsers send it, so that origins compare as strings.
+func isOrigin(s string) bool {
+	u, err := url.Parse(s)
+	return err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Host != "" &&
+		s == u.Scheme+"://"+strings.ToLower(u.Host) && !strings.HasSuffix(u.Host, ":")
+}

@@ -1,0 +1,268 @@
+package config
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/goccy/go-yaml"
+)
+
+func write(t *testing.T, text string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "sekisho.yaml")
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// documented are the defaults that people and acceptance checks rely on.
+const documented = `
+login: {deadline: 5m, denied_floor: 500ms}
+code: {ttl: 5m, resend_after: 30s}
+push: {ttl: 2m}
+attempts: 5
+lock: {after: 5, first: 1m, max: 1h, disable_after: 100}
+password: {memory: 19456, time: 2, threads: 1, min_length: 8}
+phone: {region: JP}
+session: {idle: 1h, absolute: 12h}
+limits: {logins_per_source: 300, sms_per_user: 10, sms_per_number: 10, push_per_user: 10}
+risk: {url: "", timeout: 1s, concurrency: 100}
+sms: {providers: [], timeout: 5s, concurrency: 256, keep: 720h}
+breaker: {failures: 5, open: 10s}
+gateway: {name: web, url: "", origins: [], proxies: [], cookie_domain: "", max_body: 16384, wait: 5s, max_wait: 30s, max_poll: 60s}
+http: {header_timeout: 5s, read_timeout: 10s, write_timeout: 75s, idle_timeout: 2m, max_header: 16384}
+bus: {gateways: [example], replicas: 1}
+database: {connections: 8}
+sealing: {rotate: 24h}
+audit: {keep: 8760h, sweep_every: 15s, sweep_after: 1m}
+shutdown: {grace: 10s}
+log: {level: info}
+policy: ""
+`
+
+func TestDefaultsAreTheDocumentedOnes(t *testing.T) {
+	got := Default()
+	// A file that says all of it again changes nothing, so each of these is the default.
+	said, err := Load(write(t, documented))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(said.SMS.Providers)+len(said.Gateway.Origins)+len(said.Gateway.Proxies) > 0 {
+		t.Fatal("the defaults name providers, origins or proxies")
+	}
+	said.SMS.Providers, said.Gateway.Origins, said.Gateway.Proxies = nil, nil, nil
+	if !reflect.DeepEqual(got, said) {
+		t.Errorf("defaults\n%+v\ndocumented\n%+v", got, said)
+	}
+}
+
+// Every setting is in the list of defaults above, but for those that have none.
+func TestNoSettingIsUndocumented(t *testing.T) {
+	var keys map[string]any
+	if err := yaml.Unmarshal([]byte(documented), &keys); err != nil {
+		t.Fatal(err)
+	}
+	open := []string{"password.concurrent", "risk.signature_file"}
+	var walk func(prefix string, typ reflect.Type, at map[string]any)
+	walk = func(prefix string, typ reflect.Type, at map[string]any) {
+		for f := range typ.Fields() {
+			name := f.Tag.Get("yaml")
+			if name == "" {
+				t.Errorf("%s has no yaml name", f.Name)
+			}
+			value, ok := at[name]
+			if !ok && name != "-" && !strings.Contains(strings.Join(open, " "), prefix+name) {
+				t.Errorf("%s%s is not documented", prefix, name)
+			}
+			if f.Type.Kind() == reflect.Struct {
+				inner, _ := value.(map[string]any)
+				walk(prefix+name+".", f.Type, inner)
+			}
+		}
+	}
+	walk("", reflect.TypeFor[Config](), keys)
+}
+
+func TestFileChangesWhatItNames(t *testing.T) {
+	c, err := Load(write(t, "attempts: 3\nlogin:\n  deadline: 90s\ngateway:\n  origins: [https://app.example.com]\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.Attempts != 3 || c.Login.Deadline != 90*time.Second || c.Gateway.Origins[0] != "https://app.example.com" {
+		t.Errorf("got %+v", c)
+	}
+	if c.Login.DeniedFloor != 500*time.Millisecond || c.Code.TTL != 5*time.Minute {
+		t.Error("a setting that the file does not name lost its default")
+	}
+}
+
+func TestEmptyFileIsTheDefaults(t *testing.T) {
+	for _, text := range []string{"", "# nothing\n", "---\n", "login:\n", "login:\n  deadline:\n", "policy: ~\n", "{}"} {
+		c, err := Load(write(t, text))
+		if err != nil || !reflect.DeepEqual(c, Default()) {
+			t.Errorf("%q: %v", text, err)
+		}
+	}
+}
+
+func TestErrorsNameLineAndKey(t *testing.T) {
+	for _, c := range []struct{ name, text, want string }{
+		{"unknown key", "attempts: 5\nattemps: 4\n", ":2: attemps: unknown"},
+		{"unknown nested key", "login:\n  deadline: 5m\n  deadlines: 5m\n", ":3: deadlines: unknown"},
+		{"key twice", "attempts: 5\nlog: {level: info}\nattempts: 4\n", ":3: attempts:"},
+		{"not a number", "attempts: many\n", ":1: "},
+		{"number too large for its type", "password:\n  threads: 300\n", ":2: "},
+		{"not a duration", "\nlogin:\n  deadline: 5 minutes\n", "5 minutes"},
+		{"duration without unit", "login:\n  deadline: 300\n", ":2: "},
+		{"section that is a text", "login: short\n", ":1: "},
+		{"second document", "attempts: 4\n---\nattempts: 3\n", ":3: a second document"},
+		{"not YAML", "login: [\n", "sekisho.yaml:1: "},
+		{"too many attempts", "# more than there are subjects\nattempts: 6\n", ":2: attempts: 6: want 1 to 5"},
+		{"no attempts", "attempts: 0\n", ":1: attempts: 0: want 1 to 5"},
+		{"too long a deadline", "login:\n  denied_floor: 1s\n  deadline: 11m\n", ":3: login.deadline: 11m0s: want 1s to 10m0s"},
+		{"max below first", "lock:\n  first: 10m\n  max: 5m\n", ":3: lock.max"},
+		{"first above the default max", "lock:\n  first: 2h\n", ":2: lock.max"},
+		{"write time-out shorter than a poll", "http:\n  write_timeout: 10s\n", ":2: http.write_timeout"},
+		{"weak hash", "password: {memory: 8}\n", ":1: password.memory"},
+		{"origin with path", "gateway:\n  origins:\n    - https://ok.example\n    - https://a.example/\n", ":4: gateway.origins[1]"},
+		{"origin of another scheme", "gateway:\n  origins: ['null']\n", ":2: gateway.origins[0]"},
+		{"origin in capitals", "gateway:\n  origins: ['https://A.example']\n", ":2: gateway.origins[0]"},
+		{"proxy without length", "gateway:\n  proxies: [10.0.0.1]\n", ":2: gateway.proxies[0]"},
+		{"cookie domain with a port", "gateway:\n  cookie_domain: example.com:8080\n", ":2: gateway.cookie_domain"},
+		{"name that can not be in a subject", "gateway: {name: Web.1}\n", ":1: gateway.name"},
+		{"gateway twice", "bus: {gateways: [example, web]}\n", ":1: bus.gateways[1]"},
+		{"even replicas", "bus:\n  replicas: 2\n", ":2: bus.replicas"},
+		{"provider of no kind", "sms:\n  providers:\n    - {name: a, url: 'http://a', account: x, token_file: t}\n", ":3: sms.providers[0].kind"},
+		{"provider without secret", "sms:\n  providers:\n    - kind: twilio\n      url: https://api.example\n      account: AC1\n      from: '+1'\n", ":3: sms.providers[0].token_file: missing"},
+		{"provider twice", "sms:\n  providers:\n" + strings.Repeat("    - {kind: twilio, url: 'http://a', account: x, token_file: t, from: '1'}\n", 2), ":4: sms.providers[1].name"},
+		{"password in a URL", "risk:\n  url: https://user:secret@risk.example\n  signature_file: s\n", ":2: risk.url"},
+		{"level", "log: {level: loud}\n", ":1: log.level"},
+		{"region", "phone: {region: Japan}\n", ":1: phone.region"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			_, err := Load(write(t, c.text))
+			if err == nil {
+				t.Fatal("accepted")
+			}
+			if !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), "sekisho.yaml") {
+				t.Errorf("error %q, want the file and %q", err, c.want)
+			}
+			if strings.Contains(err.Error(), "secret") && c.name == "password in a URL" {
+				t.Errorf("the error tells the secret: %v", err)
+			}
+		})
+	}
+}
+
+func TestEveryProblemIsReported(t *testing.T) {
+	_, err := Load(write(t, "attempts: 9\nlog:\n  level: x\n"))
+	if err == nil || !strings.Contains(err.Error(), ":1: attempts") || !strings.Contains(err.Error(), ":3: log.level") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestSecretFilesCountFromTheirFile(t *testing.T) {
+	path := write(t, `
+policy: policy.yaml
+risk: {url: "https://risk.example", signature_file: secrets/risk}
+sms: {providers: [{kind: karaden, url: "https://sms.example/api", account: t1, service_id: 1, token_file: /etc/karaden}]}
+`)
+	c, err := Load(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := filepath.Dir(path)
+	if c.Policy != filepath.Join(dir, "policy.yaml") || c.Risk.SignatureFile != filepath.Join(dir, "secrets/risk") {
+		t.Errorf("got %q and %q", c.Policy, c.Risk.SignatureFile)
+	}
+	if p := c.SMS.Providers[0]; p.TokenFile != "/etc/karaden" || p.Name != "karaden" {
+		t.Errorf("got %+v", p)
+	}
+}
+
+func TestFillProviders(t *testing.T) {
+	const file = `
+risk: {url: "http://127.0.0.1:1/omotion", signature_file: risk.secret}
+sms: {providers: [{kind: twilio, url: "http://127.0.0.1:1/twilio", account: AC1, from: "+1", token_file: twilio.token}]}
+`
+	path := write(t, file)
+	c := Default()
+	if err := c.FillProviders(path); err != nil {
+		t.Fatal(err)
+	}
+	if c.Risk.URL != "http://127.0.0.1:1/omotion" || c.Risk.SignatureFile != filepath.Join(filepath.Dir(path), "risk.secret") ||
+		len(c.SMS.Providers) != 1 || c.SMS.Providers[0].Name != "twilio" {
+		t.Errorf("got %+v %+v", c.Risk, c.SMS)
+	}
+	if c.Risk.Timeout != time.Second {
+		t.Error("settings that are not of a provider changed")
+	}
+
+	named := Default()
+	named.Risk = Risk{URL: "https://risk.example", SignatureFile: "/s", Timeout: time.Second}
+	if err := named.FillProviders(path); err != nil {
+		t.Fatal(err)
+	}
+	if named.Risk.URL != "https://risk.example" || named.Risk.SignatureFile != "/s" || len(named.SMS.Providers) != 1 {
+		t.Error("a provider of the configuration was replaced, or the other kind was not filled in")
+	}
+
+	if err := Default().FillProviders(path + ".missing"); err != nil {
+		t.Errorf("missing file: %v", err)
+	}
+	if err := Default().FillProviders(write(t, "sms:\n  provider: []\n")); err == nil || !strings.Contains(err.Error(), ":2: provider") {
+		t.Errorf("unknown key: %v", err)
+	}
+	if err := Default().FillProviders(write(t, "risk:\n  url: ftp://x\n")); err == nil || !strings.Contains(err.Error(), ":2: risk.url") {
+		t.Errorf("bad URL: %v", err)
+	}
+}
+
+func TestEnvironment(t *testing.T) {
+	set := map[string]string{"SEKISHO_DATA_DIR": "data"}
+	e, err := ReadEnvironment(func(name string) string { return set[name] })
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !filepath.IsAbs(e.DataDir) || filepath.Base(e.DataDir) != "data" || e.CredentialsDir != filepath.Join(e.DataDir, "credentials") {
+		t.Errorf("got %+v", e)
+	}
+	// Each variable has a field of its own.
+	var asked []string
+	e, err = ReadEnvironment(func(name string) string { asked = append(asked, name); return "/" + name })
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := fmt.Sprintf("%+v", e)
+	for _, name := range asked {
+		if strings.Count(text, "/"+name) != 1 {
+			t.Errorf("%s is in the environment %d times", name, strings.Count(text, "/"+name))
+		}
+	}
+	if len(asked) != reflect.TypeFor[Environment]().NumField() {
+		t.Errorf("%d variables, %d fields", len(asked), reflect.TypeFor[Environment]().NumField())
+	}
+}
+
+func TestAdminToken(t *testing.T) {
+	e := Environment{DataDir: t.TempDir()}
+	if token, err := e.ReadAdminToken(); err != nil || token != "" {
+		t.Errorf("without a file: %q, %v", token, err)
+	}
+	if err := os.WriteFile(filepath.Join(e.DataDir, "admin-token"), []byte("kept\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if token, err := e.ReadAdminToken(); err != nil || token != "kept" {
+		t.Errorf("kept: %q, %v", token, err)
+	}
+	e.AdminToken = "given"
+	if token, err := e.ReadAdminToken(); err != nil || token != "given" {
+		t.Errorf("given: %q, %v", token, err)
+	}
+}

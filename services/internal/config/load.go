@@ -1,0 +1,191 @@
+package config
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/goccy/go-yaml"
+	"github.com/goccy/go-yaml/ast"
+	"github.com/goccy/go-yaml/parser"
+)
+
+// Load reads a file over [Default]; an empty path gives the defaults.
+func Load(path string) (*Config, error) {
+	c := Default()
+	if path == "" {
+		return c, nil
+	}
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("config: %w", err)
+	}
+	file, err := decode(path, data, c)
+	if err != nil {
+		return nil, err
+	}
+	c.SMS.nameProviders()
+	if err := c.check(path, file); err != nil {
+		return nil, err
+	}
+	if c.Policy, err = beside(path, c.Policy); err != nil {
+		return nil, err
+	}
+	return c, c.Risk.resolve(path, c.SMS.Providers)
+}
+
+// FillProviders takes from another file the providers of a kind of which c names none. The file has the sections risk and sms; it
+// need not exist. `up` keeps its simulators there, so that a worker started alone with the same credentials uses them too.
+func (c *Config) FillProviders(path string) error {
+	data, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	} else if err != nil {
+		return fmt.Errorf("config: %w", err)
+	}
+	var named struct {
+		Risk struct {
+			URL           string `yaml:"url"`
+			SignatureFile string `yaml:"signature_file"`
+		} `yaml:"risk"`
+		SMS struct {
+			Providers []SMSProvider `yaml:"providers"`
+		} `yaml:"sms"`
+	}
+	file, err := decode(path, data, &named)
+	if err != nil {
+		return err
+	}
+	fill := Default()
+	fill.Risk.URL, fill.Risk.SignatureFile, fill.SMS.Providers = named.Risk.URL, named.Risk.SignatureFile, named.SMS.Providers
+	fill.SMS.nameProviders()
+	if err := fill.check(path, file); err != nil {
+		return err
+	}
+	if err := fill.Risk.resolve(path, fill.SMS.Providers); err != nil {
+		return err
+	}
+	if c.Risk.URL == "" {
+		c.Risk.URL, c.Risk.SignatureFile = fill.Risk.URL, fill.Risk.SignatureFile
+	}
+	if len(c.SMS.Providers) == 0 {
+		c.SMS.Providers = fill.SMS.Providers
+	}
+	return nil
+}
+
+func (s *SMS) nameProviders() {
+	for i := range s.Providers {
+		p := &s.Providers[i]
+		p.Name = cmp.Or(p.Name, p.Kind)
+	}
+}
+
+// resolve makes the names of secret files absolute.
+func (r *Risk) resolve(path string, providers []SMSProvider) (err error) {
+	if r.SignatureFile, err = beside(path, r.SignatureFile); err != nil {
+		return err
+	}
+	for i := range providers {
+		if providers[i].TokenFile, err = beside(path, providers[i].TokenFile); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func beside(path, name string) (string, error) {
+	if name == "" || filepath.IsAbs(name) {
+		return name, nil
+	}
+	return filepath.Abs(filepath.Join(filepath.Dir(path), name))
+}
+
+// decode reads a file strictly into dst. A key without a value changes nothing.
+func decode(path string, data []byte, dst any) (*ast.File, error) {
+	file, err := parser.ParseBytes(data, 0)
+	if err != nil {
+		return nil, located(path, err)
+	}
+	if len(file.Docs) > 1 {
+		return nil, fmt.Errorf("config: %s:%d: a second document", path, file.Docs[1].GetToken().Position.Line)
+	}
+	for _, doc := range file.Docs {
+		if doc.Body = dropNulls(doc.Body); doc.Body == nil {
+			continue
+		}
+		if err := yaml.NodeToValue(doc.Body, dst, yaml.Strict()); err != nil {
+			return nil, located(path, err)
+		}
+	}
+	return file, nil
+}
+
+// dropNulls takes keys without a value out of a mapping, and gives nil for one that is empty then: the decoder would make their
+// settings zero.
+func dropNulls(node ast.Node) ast.Node {
+	switch n := node.(type) {
+	case nil, *ast.NullNode, *ast.CommentGroupNode:
+		return nil
+	case *ast.MappingNode:
+		n.Values = slices.DeleteFunc(n.Values, func(v *ast.MappingValueNode) bool {
+			v.Value = dropNulls(v.Value)
+			return v.Value == nil
+		})
+		if len(n.Values) == 0 {
+			return nil
+		}
+	case *ast.MappingValueNode:
+		if n.Value = dropNulls(n.Value); n.Value == nil {
+			return nil
+		}
+	}
+	return node
+}
+
+// located gives an error of the YAML library its place: the message alone, since the library's own text quotes the lines around.
+func located(path string, err error) error {
+	if at, ok := errors.AsType[yaml.Error](err); ok && at.GetToken() != nil {
+		token := at.GetToken()
+		return fmt.Errorf("config: %s:%d: %s: %s", path, token.Position.Line, cmp.Or(token.Value, "value"), firstLine(at.GetMessage()))
+	}
+	return fmt.Errorf("config: %s: %s", path, firstLine(err.Error()))
+}
+
+func firstLine(s string) string { line, _, _ := strings.Cut(s, "\n"); return line }
+
+// check reports every value that is out of its bounds, each with its line.
+func (c *Config) check(path string, file *ast.File) error {
+	found := c.problems()
+	errs := make([]error, len(found))
+	for i, p := range found {
+		errs[i] = fmt.Errorf("config: %s:%d: %s: %s", path, line(file, p.key), p.key, p.text)
+	}
+	return errors.Join(errs...)
+}
+
+// line finds where a key stands, or the nearest section around it.
+func line(file *ast.File, key string) int {
+	for ; key != ""; key = parent(key) {
+		at, err := yaml.PathString("$." + key)
+		if err != nil {
+			continue
+		}
+		if node, err := at.FilterFile(file); err == nil {
+			return node.GetToken().Position.Line
+		}
+	}
+	return 1
+}
+
+func parent(key string) string {
+	if i := strings.LastIndexAny(key, ".["); i >= 0 {
+		return key[:i]
+	}
+	return ""
+}

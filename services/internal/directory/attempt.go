@@ -1,0 +1,174 @@
+package directory
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// PasswordOf and SMSOf name a user's authenticators, for [Attempt] and for the events.
+func PasswordOf(user string) string { return "password:" + user }
+func SMSOf(user string) string      { return "sms:" + user }
+
+// An Attempt is one try to prove something with an authenticator.
+type Attempt struct {
+	Event         string // id of the event that asks for it
+	Digest        []byte // of the event's payload: another payload under the same id is another attempt, and never allowed
+	Authenticator string // see [PasswordOf]; for a name that nobody has "password:?" and a keyed hash of the name
+	Device        string // a device that the user logged in with before; "" for none
+}
+
+// Standing is what may become of an Attempt.
+type Standing struct {
+	Allowed bool   // the answer may be looked at: the authenticator is not locked
+	Verdict string // what an earlier delivery of the same event came to; "" when there is none
+}
+
+// Begin counts an attempt as failed before anybody looks at it, so that parallel guesses can not outrun the count, and
+// says whether it may be looked at. A redelivered event is not counted again. An attempt on a locked authenticator is not
+// counted, else an outsider could keep it locked for ever.
+//
+// A device that the user logged in with has a counter of its own, which an outsider can not touch. It is never locked:
+// once it has reached the rule's After it is given up, and the device counts with everybody else until a success.
+func (d *Directory) Begin(ctx context.Context, a Attempt) (Standing, error) {
+	return d.begins.Do(ctx, a)
+}
+
+// begin is one statement, so that counting and noting the verdict's row happen together or not at all. Counters are
+// locked in one order (devices, then shared ones, each by name), so that batches of several processes can not block each other.
+//
+// Of two deliveries of one event at the same moment, the second waits for the first one's counter and then fails on the
+// primary key of verdicts, which takes its count back; the repeat sees the first one's row.
+func (d *Directory) begin(ctx context.Context, attempts []Attempt) ([]Standing, error) {
+	const statement = `
+		WITH asked AS (
+			SELECT * FROM unnest($1::text[], $2::bytea[], $3::text[], $4::text[])
+				WITH ORDINALITY AS a (event, digest, authenticator, device, n)
+		), fresh AS (
+			SELECT * FROM asked a WHERE NOT EXISTS (SELECT FROM directory.verdicts v WHERE v.event = a.event)
+		), own AS (
+			INSERT INTO directory.counters AS c (authenticator, device, failures, changed_at)
+			SELECT authenticator, device, 1, $5 FROM fresh WHERE device <> '' ORDER BY authenticator
+			ON CONFLICT (authenticator, device) DO UPDATE SET failures = c.failures + 1, changed_at = $5
+				WHERE c.failures < $6
+			RETURNING authenticator
+		), shared AS (
+			INSERT INTO directory.counters AS c (authenticator, device, failures, locked_until, changed_at)
+			SELECT authenticator, '', 1, directory.lock_end(1, $5, $6, $7, $8, $9), $5
+			FROM fresh WHERE authenticator NOT IN (SELECT authenticator FROM own) ORDER BY authenticator
+			ON CONFLICT (authenticator, device) DO UPDATE SET failures = c.failures + 1, changed_at = $5,
+				locked_until = directory.lock_end(c.failures + 1, $5, $6, $7, $8, $9)
+				WHERE c.locked_until IS NULL OR c.locked_until <= $5
+			RETURNING authenticator
+		), noted AS (
+			INSERT INTO directory.verdicts (event, digest, counted_on, verdict, created_at)
+			SELECT event, digest, CASE
+					WHEN authenticator IN (SELECT authenticator FROM own) THEN device
+					WHEN authenticator IN (SELECT authenticator FROM shared) THEN ''
+				END, '', $5
+			FROM fresh ORDER BY event
+			RETURNING event, counted_on
+		)
+		SELECT coalesce(n.counted_on, v.counted_on) IS NOT NULL, coalesce(v.verdict, '')
+		FROM asked a
+		LEFT JOIN noted n ON n.event = a.event
+		LEFT JOIN directory.verdicts v ON v.event = a.event AND v.digest = a.digest
+		ORDER BY a.n`
+	events, digests, authenticators, devices := columns(attempts)
+	args := append([]any{events, digests, authenticators, devices, d.now()}, d.rule.args()...)
+	var standings []Standing
+	err := again(func() error {
+		rows, err := d.db.Query(ctx, statement, args...)
+		if err == nil {
+			standings, err = pgx.CollectRows(rows, pgx.RowToStructByPos[Standing])
+		}
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("directory: begin attempts: %w", err)
+	}
+	return standings, nil
+}
+
+type finish struct {
+	Attempt
+	verdict string
+	right   bool
+}
+
+// Finish stores what an attempt came to, which must not be "". A right one takes back what its counter holds, and the
+// lock with it.
+func (d *Directory) Finish(ctx context.Context, a Attempt, verdict string, right bool) error {
+	_, err := d.finishes.Do(ctx, finish{a, verdict, right})
+	return err
+}
+
+func (d *Directory) finish(ctx context.Context, finishes []finish) ([]struct{}, error) {
+	const statement = `
+		WITH noted AS (
+			UPDATE directory.verdicts v SET verdict = f.verdict
+			FROM unnest($1::text[], $2::bytea[], $3::text[], $4::text[], $5::text[], $6::bool[])
+				AS f (event, digest, authenticator, device, verdict, is_right)
+			WHERE v.event = f.event AND v.digest = f.digest AND v.verdict = ''
+			RETURNING f.authenticator, f.device, f.is_right, v.counted_on
+		)
+		UPDATE directory.counters c SET failures = 0, locked_until = NULL, changed_at = $7
+		FROM noted n
+		WHERE n.is_right AND c.authenticator = n.authenticator AND (c.device = n.counted_on OR n.counted_on = '' AND c.device = n.device)`
+	attempts, verdicts, rights := make([]Attempt, len(finishes)), make([]string, len(finishes)), make([]bool, len(finishes))
+	for i, f := range finishes {
+		attempts[i], verdicts[i], rights[i] = f.Attempt, f.verdict, f.right
+	}
+	events, digests, authenticators, devices := columns(attempts)
+	err := again(func() error {
+		_, err := d.db.Exec(ctx, statement, events, digests, authenticators, devices, verdicts, rights, d.now())
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("directory: finish attempts: %w", err)
+	}
+	return make([]struct{}, len(finishes)), nil
+}
+
+func columns(attempts []Attempt) (events []string, digests [][]byte, authenticators, devices []string) {
+	for _, a := range attempts {
+		events, digests = append(events, a.Event), append(digests, a.Digest)
+		authenticators, devices = append(authenticators, a.Authenticator), append(devices, a.Device)
+	}
+	return events, digests, authenticators, devices
+}
+
+// args are the rule's parameters in the order of the function directory.lock_end.
+func (r Rule) args() []any {
+	return []any{r.After, r.First.Seconds(), r.Max.Seconds(), r.DisableAfter}
+}
+
+// again repeats a statement that another process undid: by the row of the same event, or to end a deadlock.
+func again(run func() error) error {
+	var err error
+	for range 3 {
+		if err = run(); !hasCode(err, uniqueViolation, deadlockDetected) {
+			return err
+		}
+	}
+	return err
+}
+
+// keep is how long verdicts and idle counters stay. No login outlives ten minutes; a day leaves room for a look.
+const keep = 24 * time.Hour
+
+// Purge deletes old verdicts, and counters that hold nothing or are of names that nobody has.
+func (d *Directory) Purge(ctx context.Context, now time.Time) error {
+	if _, err := d.db.Exec(ctx, `DELETE FROM directory.verdicts WHERE created_at < $1`, now.Add(-keep)); err != nil {
+		return fmt.Errorf("directory: purge verdicts: %w", err)
+	}
+	const counters = `
+		DELETE FROM directory.counters
+		WHERE changed_at < $1 AND (failures = 0 OR authenticator LIKE 'password:?%')`
+	if _, err := d.db.Exec(ctx, counters, now.Add(-keep)); err != nil {
+		return fmt.Errorf("directory: purge counters: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,235 @@
+package directory
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// Primary is how a user begins a login.
+type Primary string
+
+// The primary methods.
+const (
+	Password Primary = "password"
+	Token    Primary = "token" // user name and one-time password
+)
+
+// ErrTaken says that the name belongs to another user.
+var ErrTaken = errors.New("directory: the user name is taken")
+
+// PageSize is the number of users in a page of a list.
+const PageSize = 50
+
+// A User is what an admin sees of a user.
+type User struct {
+	ID          string // opaque
+	Name        string // canonical
+	Locale      string // "ja" or "en"
+	Primary     Primary
+	Enabled     bool
+	Locked      bool   // by an admin
+	Phone       string // E.164; "" for none
+	HasPassword bool
+	Created     time.Time
+	Changed     time.Time
+}
+
+const selectUser = `
+	SELECT u.id, u.name, u.locale, u.primary_method, u.enabled, u.locked, coalesce(h.number, ''), p.user_id IS NOT NULL,
+	       u.created_at, u.changed_at
+	FROM directory.users u
+	LEFT JOIN directory.phones h ON h.user_id = u.id
+	LEFT JOIN directory.passwords p ON p.user_id = u.id `
+
+// User is the user of a canonical name, or [ErrNotFound].
+func (d *Directory) User(ctx context.Context, name string) (User, error) {
+	return d.user(ctx, `WHERE u.name = $1`, name)
+}
+
+// Users lists the users whose canonical name starts with prefix, by name. Pages count from 1; more says that there is
+// another page.
+func (d *Directory) Users(ctx context.Context, prefix string, page int) (users []User, more bool, err error) {
+	rows, err := d.db.Query(ctx, selectUser+`WHERE u.name ^@ $1 ORDER BY u.name LIMIT $2 OFFSET $3`,
+		prefix, PageSize+1, (page-1)*PageSize)
+	if err == nil {
+		users, err = pgx.CollectRows(rows, pgx.RowToStructByPos[User])
+	}
+	if err != nil {
+		return nil, false, fmt.Errorf("directory: list users: %w", err)
+	}
+	if len(users) > PageSize {
+		return users[:PageSize], true, nil
+	}
+	return users, false, nil
+}
+
+// Create adds an enabled user. Of the User it takes name, locale, primary method and phone; hash is the PHC string of the
+// password, "" for none. It returns [ErrTaken] if the name is another user's.
+func (d *Directory) Create(ctx context.Context, u User, hash string) (User, error) {
+	id := rand.Text()
+	err := pgx.BeginFunc(ctx, d.db, func(tx pgx.Tx) error {
+		_, err := tx.Exec(ctx, `
+			INSERT INTO directory.users (id, name, locale, primary_method, enabled, locked, created_at, changed_at)
+			VALUES ($1, $2, $3, $4, true, false, $5, $5)`, id, u.Name, u.Locale, u.Primary, d.now())
+		if err != nil {
+			return err
+		}
+		return d.setFactors(ctx, tx, id, &hash, &u.Phone)
+	})
+	if hasCode(err, uniqueViolation) {
+		return User{}, ErrTaken
+	}
+	if err != nil {
+		return User{}, fmt.Errorf("directory: create user: %w", err)
+	}
+	return d.User(ctx, u.Name)
+}
+
+// A Change is what to change of a user; nil leaves a thing as it is.
+type Change struct {
+	PasswordHash *string // "" takes the password away
+	Phone        *string // E.164; "" takes the phone away
+	Locale       *string
+	Primary      *Primary
+	Enabled      *bool
+	Locked       *bool // by an admin
+}
+
+// Change changes a user, or returns [ErrNotFound].
+func (d *Directory) Change(ctx context.Context, id string, c Change) (User, error) {
+	err := pgx.BeginFunc(ctx, d.db, func(tx pgx.Tx) error {
+		tag, err := tx.Exec(ctx, `
+			UPDATE directory.users SET changed_at = $2, locale = coalesce($3, locale), primary_method = coalesce($4, primary_method),
+				enabled = coalesce($5, enabled), locked = coalesce($6, locked)
+			WHERE id = $1`, id, d.now(), c.Locale, c.Primary, c.Enabled, c.Locked)
+		if err != nil {
+			return err
+		}
+		if tag.RowsAffected() == 0 {
+			return ErrNotFound
+		}
+		return d.setFactors(ctx, tx, id, c.PasswordHash, c.Phone)
+	})
+	if err != nil {
+		return User{}, fmt.Errorf("directory: change user: %w", err)
+	}
+	return d.user(ctx, `WHERE u.id = $1`, id)
+}
+
+// setFactors stores or takes away a password and a phone. A new authenticator starts with a clean counter.
+func (d *Directory) setFactors(ctx context.Context, tx pgx.Tx, id string, hash, phone *string) error {
+	for _, f := range []struct {
+		value                  *string
+		table, column, counter string
+	}{
+		{hash, "directory.passwords", "hash", PasswordOf(id)},
+		{phone, "directory.phones", "number", SMSOf(id)},
+	} {
+		if f.value == nil {
+			continue
+		}
+		statement, args := `DELETE FROM `+f.table+` WHERE user_id = $1`, []any{id}
+		if *f.value != "" {
+			statement = `INSERT INTO ` + f.table + ` (user_id, ` + f.column + `, changed_at) VALUES ($1, $2, $3)
+				ON CONFLICT (user_id) DO UPDATE SET ` + f.column + ` = $2, changed_at = $3` // not excluded.…: an admin may not read a hash
+			args = append(args, *f.value, d.now())
+		}
+		if _, err := tx.Exec(ctx, statement, args...); err != nil {
+			return err
+		}
+		if err := clearCounters(ctx, tx, f.counter); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Unlock takes back an admin's lock and everything that failed attempts did.
+func (d *Directory) Unlock(ctx context.Context, id string) error {
+	err := pgx.BeginFunc(ctx, d.db, func(tx pgx.Tx) error {
+		_, err := tx.Exec(ctx, `UPDATE directory.users SET locked = false, changed_at = $2 WHERE id = $1`, id, d.now())
+		if err != nil {
+			return err
+		}
+		return clearCounters(ctx, tx, PasswordOf(id), SMSOf(id))
+	})
+	if err != nil {
+		return fmt.Errorf("directory: unlock: %w", err)
+	}
+	return nil
+}
+
+// Delete removes a user and everything that the directory knows of it.
+func (d *Directory) Delete(ctx context.Context, id string) error {
+	err := pgx.BeginFunc(ctx, d.db, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, `DELETE FROM directory.users WHERE id = $1`, id); err != nil {
+			return err
+		}
+		return clearCounters(ctx, tx, PasswordOf(id), SMSOf(id))
+	})
+	if err != nil {
+		return fmt.Errorf("directory: delete user: %w", err)
+	}
+	return nil
+}
+
+func clearCounters(ctx context.Context, tx pgx.Tx, authenticators ...string) error {
+	_, err := tx.Exec(ctx, `DELETE FROM directory.counters WHERE authenticator = ANY($1)`, authenticators)
+	return err
+}
+
+// Rehash replaces the hash of a password by one of today's cost, unless the password was changed meanwhile.
+func (d *Directory) Rehash(ctx context.Context, id, old, hash string) error {
+	_, err := d.db.Exec(ctx, `UPDATE directory.passwords SET hash = $3 WHERE user_id = $1 AND hash = $2`, id, old, hash)
+	if err != nil {
+		return fmt.Errorf("directory: rehash: %w", err)
+	}
+	return nil
+}
+
+// An Authenticator is something that a user can log in with.
+type Authenticator struct {
+	ID       string // "password" or "sms"
+	Changed  time.Time
+	Failures int  // in a row, from unknown devices
+	Locked   bool // by failures
+}
+
+// Authenticators lists what a user can log in with.
+func (d *Directory) Authenticators(ctx context.Context, id string) ([]Authenticator, error) {
+	const query = `
+		SELECT a.kind, a.changed_at, coalesce(c.failures, 0), coalesce(c.locked_until > $2, false)
+		FROM (SELECT 'password' AS kind, user_id, changed_at FROM directory.passwords
+		      UNION ALL SELECT 'sms', user_id, changed_at FROM directory.phones) a
+		LEFT JOIN directory.counters c ON c.authenticator = a.kind || ':' || a.user_id AND c.device = ''
+		WHERE a.user_id = $1 ORDER BY a.kind`
+	rows, err := d.db.Query(ctx, query, id, d.now())
+	if err != nil {
+		return nil, fmt.Errorf("directory: authenticators: %w", err)
+	}
+	list, err := pgx.CollectRows(rows, pgx.RowToStructByPos[Authenticator])
+	if err != nil {
+		return nil, fmt.Errorf("directory: authenticators: %w", err)
+	}
+	return list, nil
+}
+
+func (d *Directory) user(ctx context.Context, condition string, args ...any) (User, error) {
+	rows, err := d.db.Query(ctx, selectUser+condition, args...)
+	if err != nil {
+		return User{}, fmt.Errorf("directory: read user: %w", err)
+	}
+	u, err := pgx.CollectExactlyOneRow(rows, pgx.RowToStructByPos[User])
+	if errors.Is(err, pgx.ErrNoRows) {
+		return User{}, ErrNotFound
+	}
+	if err != nil {
+		return User{}, fmt.Errorf("directory: read user: %w", err)
+	}
+	return u, nil
+}

@@ -1,0 +1,154 @@
+package policy
+
+import (
+	"bytes"
+	"cmp"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/goccy/go-yaml"
+	"github.com/goccy/go-yaml/ast"
+	"github.com/goccy/go-yaml/parser"
+
+	"github.com/sekisho/sekisho/events"
+)
+
+// UnmarshalYAML puts the file's words over the defaults: a key that is left out means the careful choice.
+func (a *App) UnmarshalYAML(unmarshal func(any) error) error {
+	type plain App
+	p := plain{
+		Methods: []events.Method{events.Password}, Factors: []events.Factor{events.Push, events.SMS, events.Token},
+		OnOK: 1, OnReview: 2, OnNG: Deny, OnUnavailable: StepUp,
+	}
+	if err := unmarshal(&p); err != nil {
+		return err
+	}
+	*a = App(p)
+	return nil
+}
+
+func parse(path string, data []byte) (*Policy, error) {
+	p := new(Policy)
+	if err := yaml.NewDecoder(bytes.NewReader(data), yaml.Strict()).Decode(p); err != nil && !errors.Is(err, io.EOF) {
+		if at, ok := errors.AsType[yaml.Error](err); ok && at.GetToken() != nil {
+			return nil, fmt.Errorf("policy: %s:%d: %s: %s", path, at.GetToken().Position.Line, at.GetToken().Value, at.GetMessage())
+		}
+		return nil, fmt.Errorf("policy: %s: %w", path, err)
+	}
+	found := p.normalize()
+	if len(found) == 0 {
+		return p, p.seal()
+	}
+	file, err := parser.ParseBytes(data, 0)
+	if err != nil {
+		return nil, fmt.Errorf("policy: %s: %w", path, err)
+	}
+	errs := make([]error, len(found))
+	for i, f := range found {
+		errs[i] = fmt.Errorf("policy: %s:%d: %s: %s", path, line(file, f.key), strings.Join(f.key, "."), f.text)
+	}
+	return nil, errors.Join(errs...)
+}
+
+// A fault is what can not be, and the keys that lead to it.
+type fault struct {
+	key  []string
+	text string
+}
+
+// normalize fills in what follows from the rest and reports every fault.
+func (p *Policy) normalize() (found []fault) {
+	if len(p.Apps) == 0 {
+		return []fault{{[]string{"apps"}, "missing: nobody could log in"}}
+	}
+	for _, name := range slices.Sorted(maps.Keys(p.Apps)) {
+		add := func(key, format string, args ...any) {
+			found = append(found, fault{[]string{"apps", name, key}, fmt.Sprintf(format, args...)})
+		}
+		a := p.Apps[name]
+		if a == nil {
+			found = append(found, fault{[]string{"apps", name}, "empty: say at least which methods it accepts"})
+			continue
+		}
+		if len(name) > 64 {
+			add("name", "the app's key is longer than 64 bytes")
+		}
+		a.Name.EN = cmp.Or(a.Name.EN, name)
+		a.Name.JA = cmp.Or(a.Name.JA, a.Name.EN)
+		if a.PasswordlessFactors == nil {
+			a.PasswordlessFactors = both(a.Factors, []events.Factor{events.Push, events.Token})
+		}
+		list(add, "methods", a.Methods, []events.Method{events.Password, events.None})
+		list(add, "factors", a.Factors, events.Factors)
+		list(add, "passwordless_factors", a.PasswordlessFactors, a.Factors)
+		a.checkNeeds(add)
+	}
+	return found
+}
+
+// checkNeeds reports needs that are no numbers, that nobody could meet, or that ask for less when the risk is higher.
+func (a *App) checkNeeds(add func(key, format string, args ...any)) {
+	most := len(a.Factors)
+	if a.Accepts(events.Password) {
+		most++
+	}
+	if len(a.Methods) == 0 {
+		add("methods", "empty: nobody could log in")
+	}
+	if a.Accepts(events.None) && len(a.PasswordlessFactors) == 0 {
+		add("passwordless_factors", "empty, but methods has none: a login without any proof can not be")
+	}
+	below := Need(1)
+	for _, on := range []struct {
+		key  string
+		need Need
+	}{{"on_ok", a.OnOK}, {"on_review", a.OnReview}, {"on_ng", a.OnNG}} {
+		switch {
+		case on.need != Deny && (on.need < 1 || on.need > MaxNeed):
+			add(on.key, "want a number of factors from 1 to %d, or deny", MaxNeed)
+		case int(on.need) > most:
+			add(on.key, "asks for %d factors, but methods and factors allow %d", on.need, most)
+		case on.need.less(below):
+			add(on.key, "%v asks for less than a lower risk does (%v)", on.need, below)
+		default:
+			below = on.need
+		}
+	}
+	if !slices.Contains([]Unavailable{StepUp, Allow, DenyUnavailable}, a.OnUnavailable) {
+		add("on_unavailable", "%q: want %s, %s or %s", a.OnUnavailable, StepUp, Allow, DenyUnavailable)
+	}
+}
+
+func list[T ~string](add func(key, format string, args ...any), key string, values, known []T) {
+	for i, v := range values {
+		if !slices.Contains(known, v) {
+			add(key, "%q: want some of %q", v, known)
+		}
+		if slices.Contains(values[:i], v) {
+			add(key, "%q stands twice", v)
+		}
+	}
+}
+
+// both keeps the order of the first.
+func both[T comparable](first, second []T) []T {
+	return slices.DeleteFunc(slices.Clone(first), func(v T) bool { return !slices.Contains(second, v) })
+}
+
+// line finds where a key stands, or the nearest one around it.
+func line(file *ast.File, keys []string) int {
+	for ; len(keys) > 0; keys = keys[:len(keys)-1] {
+		at := (&yaml.PathBuilder{}).Root()
+		for _, key := range keys {
+			at = at.Child(key)
+		}
+		if node, err := at.Build().FilterFile(file); err == nil {
+			return node.GetToken().Position.Line
+		}
+	}
+	return 1
+}
