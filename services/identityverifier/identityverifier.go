@@ -1,0 +1,97 @@
+// Package identityverifier is the worker that finds out who logs in.
+//
+//	consumes   requested
+//	publishes  identified, refused
+//	owns       password check (argon2id), user look-up (schema directory)
+//
+// Nobody outside can tell a name that exists from one that does not: both take the same statements, the same hash and
+// the same events.
+package identityverifier
+
+import (
+	"context"
+	"time"
+
+	"github.com/sekisho/sekisho/events"
+	"github.com/sekisho/sekisho/services/internal/bus"
+	"github.com/sekisho/sekisho/services/internal/credentials"
+	"github.com/sekisho/sekisho/services/internal/directory"
+	"github.com/sekisho/sekisho/services/internal/runtime"
+)
+
+// Name is the worker's name.
+const Name = "identityverifier"
+
+// Service is the worker.
+var Service = runtime.Service{Name: Name, Build: Build}
+
+type verifier struct {
+	users  *directory.Directory
+	hasher *directory.Hasher
+	opener *events.Opener
+	sealer *events.Sealer
+	secret []byte // makes strangers: see stranger
+	now    func() time.Time
+}
+
+// Build makes the worker.
+func Build(ctx context.Context, env *runtime.Env) (*runtime.Worker, error) {
+	opener, err := env.Credentials.Opener(Name)
+	if err != nil {
+		return nil, err
+	}
+	public, err := env.Credentials.PublicKeys()
+	if err != nil {
+		return nil, err
+	}
+	sealer, err := events.NewSealer(public...)
+	if err != nil {
+		return nil, err
+	}
+	secret, err := env.Credentials.Key("directory")
+	if err != nil {
+		return nil, err
+	}
+	cost := env.Config.Password
+	v := &verifier{
+		users:  directory.New(env.DB, directory.Rule(env.Config.Lock), env.Now),
+		hasher: directory.NewHasher(directory.Cost{Memory: cost.Memory, Time: cost.Time, Threads: cost.Threads}, cost.Concurrent),
+		opener: opener,
+		sealer: sealer,
+		secret: secret,
+		now:    env.Now,
+	}
+	return &runtime.Worker{
+		Handlers: []bus.Handler{bus.On(v.identify)},
+		Run: []func(context.Context) error{
+			func(ctx context.Context) error { return env.Credentials.Follow(ctx, Name, opener) },
+			func(ctx context.Context) error { return followKeys(ctx, env.Credentials, sealer) },
+		},
+		Close: v.users.Close,
+	}, nil
+}
+
+// followEvery is how often the keys of others are read again. A key that was replaced stays good for much longer.
+const followEvery = time.Minute
+
+// followKeys seals to the newest keys of others, until ctx ends.
+func followKeys(ctx context.Context, folder *credentials.Folder, sealer *events.Sealer) error {
+	tick := time.NewTicker(followEvery)
+	defer tick.Stop()
+	for {
+		keys, err := folder.PublicKeys()
+		if err != nil {
+			return err
+		}
+		for _, key := range keys {
+			if err := sealer.Use(key); err != nil {
+				return err
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}

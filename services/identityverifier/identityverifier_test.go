@@ -1,0 +1,419 @@
+package identityverifier
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/rs/zerolog"
+
+	"github.com/sekisho/sekisho/events"
+	"github.com/sekisho/sekisho/services/internal/bus"
+	"github.com/sekisho/sekisho/services/internal/config"
+	"github.com/sekisho/sekisho/services/internal/credentials"
+	"github.com/sekisho/sekisho/services/internal/directory"
+	"github.com/sekisho/sekisho/services/internal/runtime"
+	"github.com/sekisho/sekisho/services/internal/testenv"
+)
+
+func TestMain(m *testing.M) { testenv.Main(m) }
+
+// world is the worker on a real broker and a real database, with the users of the tests.
+type world struct {
+	*testing.T
+	broker *testenv.Broker
+	db     *testenv.Database
+	folder *credentials.Folder
+	env    *runtime.Env
+	users  *directory.Directory // as an admin
+	sealer *events.Sealer
+	ids    map[string]string // by name
+}
+
+const password = "correct horse battery"
+
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	w := &world{T: t, broker: testenv.NATS(t), db: testenv.Migrated(t), folder: credentials.Open(t.TempDir()), ids: make(map[string]string)}
+	w.check(w.folder.Ensure(credentials.Contents{Keys: []string{"directory"}}))
+	w.check(w.folder.RotateSealing([]string{Name, "riskassessor"}, time.Now(), time.Hour))
+	public, err := w.folder.PublicKeys()
+	w.check(err)
+	w.sealer, err = events.NewSealer(public...)
+	w.check(err)
+
+	cfg := config.Default()
+	cfg.Password = config.Password{Memory: 64, Time: 1, Threads: 1, Concurrent: 4}
+	w.env = &runtime.Env{
+		Name: Name, Config: cfg, Log: zerolog.Nop(), DB: w.db.Pool(t, Name), Bus: w.broker.Bus(t, Name),
+		Credentials: w.folder, Metrics: prometheus.NewRegistry(), Now: time.Now,
+	}
+	w.users = directory.New(w.db.Pool(t, "console"), directory.Rule(cfg.Lock), time.Now)
+	t.Cleanup(w.users.Close)
+
+	hasher := directory.NewHasher(directory.Cost{Memory: 64, Time: 1, Threads: 1}, 1)
+	hash, err := hasher.Hash(t.Context(), password)
+	w.check(err)
+	for name, u := range map[string]struct {
+		directory.User
+		hash   string
+		change directory.Change
+	}{
+		"alice":    {directory.User{Primary: directory.Password, Phone: "+819012345678"}, hash, directory.Change{}},
+		"bob":      {directory.User{Primary: directory.Password}, hash, directory.Change{}},
+		"carol":    {directory.User{Primary: directory.Token}, hash, directory.Change{}},
+		"dave":     {directory.User{Primary: directory.Password, Phone: "+819012345678"}, hash, directory.Change{Locked: new(true)}},
+		"erin":     {directory.User{Primary: directory.Password, Phone: "+819012345678"}, hash, directory.Change{Enabled: new(false)}},
+		"nohash":   {directory.User{Primary: directory.Password}, "", directory.Change{}},
+		"e\u0301a": {directory.User{Primary: directory.Password}, hash, directory.Change{}},
+	} {
+		u.Name, err = directory.CanonicalName(name)
+		w.check(err)
+		u.Locale = "ja"
+		created, err := w.users.Create(t.Context(), u.User, u.hash)
+		w.check(err)
+		_, err = w.users.Change(t.Context(), created.ID, u.change)
+		w.check(err)
+		w.ids[created.Name] = created.ID
+	}
+	return w
+}
+
+func (w *world) check(err error) {
+	w.Helper()
+	if err != nil {
+		w.Fatal(err)
+	}
+}
+
+// start runs an instance of the worker until the test ends.
+func (w *world) start() {
+	w.Helper()
+	worker, err := Build(w.Context(), w.env)
+	w.check(err)
+	w.Cleanup(worker.Close)
+	testenv.Start(w, w.env.Bus, worker.Handlers...)
+}
+
+// request publishes a login and returns what identityverifier makes of it.
+func (w *world) request(method events.Method, identity events.Identity, adjust ...func(*events.Event, *events.Requested)) *events.Event {
+	w.Helper()
+	e := w.requested(method, identity, adjust...)
+	w.broker.Publish(w, e)
+	return w.outcome(e.Login)
+}
+
+func (w *world) requested(method events.Method, identity events.Identity, adjust ...func(*events.Event, *events.Requested)) *events.Event {
+	w.Helper()
+	login, err := events.NewLogin("web")
+	w.check(err)
+	data := &events.Requested{App: "demo", Method: method, Deadline: time.Now().Add(5 * time.Minute)}
+	e := events.New(login, 0, data)
+	e.By, e.Time = "gateway/web", time.Now()
+	for _, f := range adjust {
+		f(e, data)
+	}
+	if data.Identity == nil {
+		data.Identity, err = w.sealer.Seal(Name, e.Subject(), "identity", identity)
+		w.check(err)
+	}
+	return e
+}
+
+// outcome waits for the first of identified, refused and lapsed.
+func (w *world) outcome(login events.Login) *events.Event {
+	w.Helper()
+	viewer := w.broker.Bus(w, bus.UserViewer)
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); <-tick.C {
+		for _, step := range []events.Step{events.StepIdentified, events.StepRefused, events.StepLapsed} {
+			if e, err := viewer.Event(w.Context(), login, step, 0); err == nil {
+				return e
+			}
+		}
+	}
+	w.Fatalf("nothing came of %s", login)
+	return nil
+}
+
+// says is an outcome in one word: "identified", "lapsed" or the reason of the refusal.
+func says(e *events.Event) string {
+	if refused, ok := e.Data.(*events.Refused); ok {
+		return refused.Reason
+	}
+	return string(e.Step)
+}
+
+func TestPassword(t *testing.T) {
+	w := newWorld(t)
+	w.start()
+	for name, tt := range map[string]struct{ user, password, want string }{
+		"right":                 {"alice", password, "identified"},
+		"another spelling":      {"ＡＬＩＣＥ", password, "identified"},
+		"composed letters":      {"\u00c9a", password, "identified"},
+		"wrong":                 {"alice", "wrong", "wrong_password"},
+		"empty":                 {"alice", "", "wrong_password"},
+		"cut":                   {"alice", password[:len(password)-1], "wrong_password"},
+		"too long":              {"alice", strings.Repeat("x", 2000), "wrong_password"},
+		"unknown":               {"nobody", password, "unknown_user"},
+		"no name":               {"", password, "unknown_user"},
+		"impossible name":       {"a b\x00", password, "unknown_user"},
+		"locked by an admin":    {"dave", password, "locked"},
+		"disabled":              {"erin", password, "disabled"},
+		"token user":            {"carol", password, "no_password"},
+		"without a password":    {"nohash", "", "no_password"},
+		"locked, wrong":         {"dave", "wrong", "locked"},
+		"disabled and no match": {"erin", "wrong", "disabled"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			e := w.request(events.Password, events.Identity{User: tt.user, Password: tt.password})
+			if says(e) != tt.want {
+				t.Errorf("%s, want %s", says(e), tt.want)
+			}
+			if e.Expires.IsZero() || e.Expires.After(e.Stored.Add(10*time.Minute)) {
+				t.Errorf("expires %v", e.Expires)
+			}
+		})
+	}
+}
+
+func TestIdentified(t *testing.T) {
+	w := newWorld(t)
+	w.start()
+	deadline := time.Now().Add(3 * time.Minute).Truncate(time.Second).UTC()
+	e := w.request(events.Password, events.Identity{User: "Alice", Password: password, Device: "browser", DeviceUsers: []string{w.ids["alice"]}},
+		func(_ *events.Event, r *events.Requested) {
+			r.Deadline, r.Locale, r.Prefer = deadline, "en", events.SMS
+		})
+	got, ok := e.Data.(*events.Identified)
+	if !ok {
+		t.Fatal(says(e))
+	}
+	if got.App != "demo" || got.User != w.ids["alice"] || got.Primary != events.Password || got.Decoy || got.Locale != "en" ||
+		!slices.Equal(got.Factors, []events.Factor{events.SMS}) || !got.Deadline.Equal(deadline) || !e.Expires.Equal(deadline) || got.Prefer != events.SMS {
+		t.Errorf("identified = %+v, expires %v", got, e.Expires)
+	}
+	device := sha256.Sum256([]byte("browser"))
+	if got.Device != hex.EncodeToString(device[:])[:32] {
+		t.Errorf("device = %q", got.Device)
+	}
+	opener, err := w.folder.Opener("riskassessor")
+	w.check(err)
+	var subject events.Subject
+	w.check(opener.Open(got.Subject, e.Subject(), "subject", &subject))
+	if hash := sha256.Sum256([]byte("alice")); subject.UserHash != hex.EncodeToString(hash[:]) {
+		t.Errorf("user hash = %q", subject.UserHash)
+	}
+
+	e = w.request(events.Password, events.Identity{User: "bob", Password: password, Device: "browser", DeviceUsers: []string{w.ids["alice"]}},
+		func(_ *events.Event, r *events.Requested) { r.Deadline = time.Now().Add(time.Hour) })
+	got = e.Data.(*events.Identified)
+	if got.Device != "" || got.Factors != nil || got.Locale != "ja" {
+		t.Errorf("bob on alice's browser = %+v", got)
+	}
+	if most := w.requestStored(e).Add(10 * time.Minute); !got.Deadline.Equal(most) {
+		t.Errorf("deadline = %v, want ten minutes after the broker's timestamp, %v", got.Deadline, most)
+	}
+}
+
+func (w *world) requestStored(e *events.Event) time.Time {
+	w.Helper()
+	requested, err := w.broker.Bus(w, bus.UserViewer).Event(w.Context(), e.Login, events.StepRequested, 0)
+	w.check(err)
+	return requested.Stored
+}
+
+func TestByNameOnly(t *testing.T) {
+	w := newWorld(t)
+	w.start()
+	identify := func(name string) *events.Identified {
+		t.Helper()
+		e := w.request(events.None, events.Identity{User: name})
+		got, ok := e.Data.(*events.Identified)
+		if !ok {
+			t.Fatalf("%s: %s", name, says(e))
+		}
+		return got
+	}
+	if got := identify("alice"); got.Decoy || got.User != w.ids["alice"] || got.Primary != events.None || got.Factors == nil {
+		t.Errorf("alice = %+v", got)
+	}
+	seen := make(map[string]bool)
+	for _, name := range []string{"nobody", "nobody2", "dave", "erin", "bob", "a b"} { // unknown, locked, disabled, without a factor, impossible
+		first, again := identify(name), identify(strings.ToUpper(name))
+		if !first.Decoy || first.Primary != events.None || len(first.Factors) == 0 || first.Subject == nil ||
+			len(first.User) != len(w.ids["alice"]) || first.User == w.ids[name] || seen[first.User] {
+			t.Errorf("%s = %+v", name, first)
+		}
+		if name != "a b" && (first.User != again.User || !slices.Equal(first.Factors, again.Factors)) {
+			t.Errorf("%s is another stranger the next time", name)
+		}
+		seen[first.User] = true
+	}
+}
+
+func TestGuessingLocksTheUserAndNotTheDevice(t *testing.T) {
+	w := newWorld(t)
+	w.start()
+	var wg sync.WaitGroup
+	reasons := make(chan string, 50)
+	for i := range 50 { // in several spellings
+		name := []string{"alice", "Alice", "ＡＬＩＣＥ"}[i%3]
+		e := w.requested(events.Password, events.Identity{User: name, Password: fmt.Sprint("wrong", i)})
+		wg.Go(func() {
+			w.broker.Publish(t, e)
+			reasons <- says(w.outcome(e.Login))
+		})
+	}
+	wg.Wait()
+	close(reasons)
+	count := make(map[string]int)
+	for r := range reasons {
+		count[r]++
+	}
+	if count["wrong_password"] != 5 || count["locked"] != 45 {
+		t.Errorf("50 parallel guesses: %v, want 5 looked at", count)
+	}
+	if got := says(w.request(events.Password, events.Identity{User: "alice", Password: password})); got != "locked" {
+		t.Errorf("right password from elsewhere: %s, want locked", got)
+	}
+	owner := events.Identity{User: "alice", Password: password, Device: "browser", DeviceUsers: []string{w.ids["alice"]}}
+	if got := says(w.request(events.Password, owner)); got != "identified" {
+		t.Errorf("right password from the owner's browser: %s", got)
+	}
+	liar := events.Identity{User: "alice", Password: password, Device: "browser", DeviceUsers: []string{w.ids["bob"]}}
+	if got := says(w.request(events.Password, liar)); got != "locked" {
+		t.Errorf("right password from a browser that alice did not log in with: %s", got)
+	}
+}
+
+// What comes to the database for a name must not depend on whether it exists.
+func TestStatementsOfKnownAndUnknownUsers(t *testing.T) {
+	w := newWorld(t)
+	w.start()
+	rows := func() (n [2]int) {
+		t.Helper()
+		w.check(w.db.Pool(t, "").QueryRow(t.Context(), `SELECT (SELECT count(*) FROM directory.verdicts WHERE verdict <> ''),
+			(SELECT sum(failures) FROM directory.counters)::int`).Scan(&n[0], &n[1]))
+		return n
+	}
+	w.request(events.Password, events.Identity{User: "alice", Password: "wrong"})
+	before := rows()
+	for _, name := range []string{"nobody", "dave", "erin", "carol", "nohash", "a b"} {
+		w.request(events.Password, events.Identity{User: name, Password: "wrong"})
+		after := rows()
+		if after != [2]int{before[0] + 1, before[1] + 1} {
+			t.Errorf("%s: verdicts and failures went from %v to %v, want one more of each", name, before, after)
+		}
+		before = after
+	}
+}
+
+func TestRedelivery(t *testing.T) {
+	w := newWorld(t)
+	opener, err := w.folder.Opener(Name)
+	w.check(err)
+	v := &verifier{users: directory.New(w.env.DB, directory.Rule(w.env.Config.Lock), time.Now), opener: opener, sealer: w.sealer,
+		hasher: directory.NewHasher(directory.Cost{Memory: 64, Time: 1, Threads: 1}, 1), secret: []byte("secret"), now: time.Now}
+	t.Cleanup(v.users.Close)
+	right := w.requested(events.Password, events.Identity{User: "alice", Password: password})
+	wrong := w.requested(events.Password, events.Identity{User: "alice", Password: "wrong"})
+	run := func(e *events.Event) string {
+		t.Helper()
+		e.Stored = time.Now()
+		out, err := v.identify(t.Context(), e, e.Data.(*events.Requested))
+		w.check(err)
+		if len(out) != 1 {
+			t.Fatalf("%d events", len(out))
+		}
+		return says(out[0])
+	}
+	for range 10 { // far more than the failures that lock
+		if got := run(wrong); got != "wrong_password" {
+			t.Fatalf("wrong password, redelivered: %s", got)
+		}
+		if got := run(right); got != "identified" {
+			t.Fatalf("right password, redelivered: %s", got)
+		}
+	}
+	w.check(w.users.Delete(t.Context(), w.ids["alice"]))
+	if got := run(right); got != "unknown_user" {
+		t.Errorf("redelivered after the user was deleted: %s", got)
+	}
+}
+
+func TestRehash(t *testing.T) {
+	w := newWorld(t)
+	w.env.Config.Password.Memory = 128
+	w.start()
+	for _, tt := range []struct{ password, cost string }{{"wrong", "m=64,"}, {password, "m=128,"}, {password, "m=128,"}} {
+		w.request(events.Password, events.Identity{User: "alice", Password: tt.password})
+		var hash string
+		w.check(w.db.Pool(t, "").QueryRow(t.Context(), `SELECT hash FROM directory.passwords WHERE user_id = $1`, w.ids["alice"]).Scan(&hash))
+		if !strings.Contains(hash, tt.cost) {
+			t.Errorf("after %q the hash is %.30s…, want %s", tt.password, hash, tt.cost)
+		}
+	}
+}
+
+func TestBadRequests(t *testing.T) {
+	w := newWorld(t)
+	w.start()
+	letters := w.broker.Dial(t, bus.UserSetup)
+	heard, err := letters.SubscribeSync("dead." + Name + ".>")
+	w.check(err)
+	w.check(letters.Flush())
+	old := func(d time.Duration) func(*events.Event, *events.Requested) {
+		return func(e *events.Event, _ *events.Requested) { e.Login.ID = idAt(t, time.Now().Add(d)) }
+	}
+	elsewhere, err := w.sealer.Seal(Name, "login.requested.web.another", "identity", events.Identity{User: "alice", Password: password})
+	w.check(err)
+	for name, adjust := range map[string]func(*events.Event, *events.Requested){
+		"old id":           old(-3 * time.Minute),
+		"id of the future": old(3 * time.Minute),
+		"sealed elsewhere": func(_ *events.Event, r *events.Requested) { r.Identity = elsewhere },
+	} {
+		t.Run(name, func(t *testing.T) {
+			e := w.requested(events.Password, events.Identity{User: "alice", Password: password}, adjust)
+			w.broker.Publish(t, e)
+			letter, err := heard.NextMsg(20 * time.Second)
+			if err != nil {
+				t.Fatalf("no dead letter: %v", err)
+			}
+			if letter.Subject != "dead."+Name+"."+e.Subject() || letter.Header.Get(bus.DeadReason) == "" {
+				t.Errorf("dead letter %s, %v", letter.Subject, letter.Header)
+			}
+		})
+	}
+	if got := says(w.request(events.Password, events.Identity{User: "alice", Password: password})); got != "identified" {
+		t.Errorf("a good request after bad ones: %s", got)
+	}
+	if got := says(w.request(events.Password, events.Identity{User: "alice", Password: password}, old(-time.Minute))); got != "identified" {
+		t.Errorf("a request of a gateway whose clock is a minute behind: %s", got)
+	}
+	late := func(_ *events.Event, r *events.Requested) { r.Deadline = time.Now().Add(-time.Second) }
+	if got := says(w.request(events.Password, events.Identity{User: "alice", Password: password}, late)); got != "lapsed" {
+		t.Errorf("a request past its deadline: %s", got)
+	}
+}
+
+// idAt is a login id of another time.
+func idAt(t *testing.T, at time.Time) string {
+	t.Helper()
+	id, err := uuid.NewV7()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, ms := 5, at.UnixMilli(); i >= 0; i, ms = i-1, ms>>8 {
+		id[i] = byte(ms)
+	}
+	return id.String()
+}

@@ -1,0 +1,91 @@
+package identityverifier
+
+import (
+	"context"
+	"crypto/sha256"
+
+	"github.com/sekisho/sekisho/events"
+	"github.com/sekisho/sekisho/services/internal/directory"
+)
+
+// Reasons of refused: for operators, never shown to the user.
+const (
+	wrongPassword = "wrong_password"
+	unknownUser   = "unknown_user"
+	locked        = "locked" // by an admin, or by failures
+	disabled      = "disabled"
+	noPassword    = "no_password"
+)
+
+// right is the verdict on a right password; other verdicts are the reason of the refusal.
+const right = "right"
+
+// checkPassword returns the reason to refuse, "" for none. Whatever the name and the password, it takes the same
+// statements and one hash.
+func (v *verifier) checkPassword(ctx context.Context, e *events.Event, requested *events.Requested, password, name string, account *directory.Account) (reason string, err error) {
+	attempt := directory.Attempt{Event: e.ID(), Digest: digest(requested.Identity)}
+	if account != nil {
+		attempt.Authenticator, attempt.Device = directory.PasswordOf(account.ID), account.Device
+	} else {
+		attempt.Authenticator = directory.PasswordOf("?" + v.stranger(name).ID)
+	}
+	standing, err := v.users.Begin(ctx, attempt)
+	if err != nil {
+		return "", err
+	}
+	verdict := standing.Verdict
+	if verdict == "" {
+		if verdict, err = v.judge(ctx, account, standing.Allowed, password); err != nil {
+			return "", err
+		}
+		if err := v.users.Finish(ctx, attempt, verdict, verdict == right); err != nil {
+			return "", err
+		}
+	}
+	switch {
+	case account == nil: // also if the user was deleted since an earlier delivery
+		return unknownUser, nil
+	case verdict == right:
+		return "", nil
+	default:
+		return verdict, nil
+	}
+}
+
+func (v *verifier) judge(ctx context.Context, account *directory.Account, allowed bool, password string) (verdict string, err error) {
+	hash := "" // of nobody: never right
+	switch {
+	case account == nil:
+		verdict = unknownUser
+	case account.Locked || !allowed:
+		verdict = locked
+	case !account.Enabled:
+		verdict = disabled
+	case account.Primary != directory.Password || account.Password == "":
+		verdict = noPassword
+	default:
+		verdict, hash = wrongPassword, account.Password
+	}
+	ok, outdated, err := v.hasher.Verify(ctx, password, hash)
+	if err != nil || !ok {
+		return verdict, err
+	}
+	if outdated {
+		fresh, err := v.hasher.Hash(ctx, password)
+		if err != nil {
+			return "", err
+		}
+		if err := v.users.Rehash(ctx, account.ID, hash, fresh); err != nil {
+			return "", err
+		}
+	}
+	return right, nil
+}
+
+// digest tells payloads apart without being a hash of what is inside.
+func digest(s *events.Sealed) []byte {
+	hash := sha256.New()
+	hash.Write(s.Enc)
+	hash.Write(s.Box)
+	return hash.Sum(nil)
+}
