@@ -1,0 +1,127 @@
+package sessionissuer
+
+import (
+	"context"
+
+	"github.com/sekisho/sekisho/events"
+	"github.com/sekisho/sekisho/services/internal/bus"
+	"github.com/sekisho/sekisho/services/internal/sessions"
+)
+
+// advance takes the login of an event as far as it goes. After each event that is stored it looks at the history again: another
+// instance may have decided something else first, and then that is what the login goes on from.
+func (w *worker) advance(ctx context.Context, trigger *events.Event) error {
+	for {
+		history, err := w.bus.History(ctx, trigger)
+		if err != nil {
+			return err
+		}
+		next, err := w.decide(ctx, history)
+		if err != nil {
+			return err
+		}
+		if next == nil {
+			closed, _ := bus.Get[*events.Closed](history, 0)
+			return w.takeBack(ctx, history, closed)
+		}
+		if err := w.prepare(ctx, history, next); err != nil {
+			return err
+		}
+		stored, mine, err := w.bus.Publish(ctx, trigger, next)
+		if err != nil {
+			return err
+		}
+		if mine {
+			w.count(stored)
+		}
+		if closed, ok := stored.Data.(*events.Closed); ok {
+			return w.takeBack(ctx, history, closed)
+		}
+		trigger = stored
+	}
+}
+
+// due looks at a login whose deadline has come.
+func (w *worker) due(ctx context.Context, login events.Login) ([]*events.Event, error) {
+	history, err := w.bus.Login(ctx, login)
+	if err != nil {
+		return nil, err
+	}
+	_, requested := bus.Get[*events.Requested](history, 0)
+	if closed, _ := bus.Get[*events.Closed](history, 0); closed != nil || requested == nil {
+		return nil, nil
+	}
+	if rest := replay(history).deadline.Sub(w.now()); rest > 0 { // the broker's clock is ahead of this machine's
+		return nil, bus.RetryAfter(rest, nil)
+	}
+	return nil, w.advance(ctx, requested)
+}
+
+// decide brings the account's state into the decision: read before anybody is challenged, and settled by the session's row
+// before a login is granted. Nothing else hangs on it, so that a login ends in time also while the database is away.
+func (w *worker) decide(ctx context.Context, history bus.History) (*events.Event, error) {
+	p, facts := w.policies.Policy(), events.Facts{Now: w.now(), Enabled: true}
+	next := Decide(p, history, facts)
+	if next == nil {
+		return nil, nil
+	}
+	var err error
+	switch data := next.Data.(type) {
+	case *events.Wanted: // of a decoy too, which does not care: names must not be told apart by time
+		facts.Enabled, err = w.accounts.MayLogIn(ctx, data.User)
+	case *events.Closed:
+		if data.Outcome == events.Granted {
+			facts.Enabled, err = w.issue(ctx, next.Login, data)
+		}
+	}
+	if err != nil || facts.Enabled {
+		return next, err
+	}
+	return Decide(p, history, facts), nil
+}
+
+// issue inserts the session's row, which is worth nothing before closed is stored. It reports false when the account may not
+// log in at this moment.
+func (w *worker) issue(ctx context.Context, login events.Login, granted *events.Closed) (bool, error) {
+	granted.Expires = granted.AuthTime.Add(w.session.Absolute)
+	return w.sessions.Insert(ctx, sessions.Session{
+		Login: login, User: granted.User, App: granted.App, AMR: granted.AMR, ACR: granted.ACR,
+		AuthTime: granted.AuthTime, Idle: w.session.Idle, Expires: granted.Expires,
+	})
+}
+
+// prepare does what must come before an event is stored.
+func (w *worker) prepare(ctx context.Context, history bus.History, next *events.Event) error {
+	if next.Step == events.StepWanted && next.N == 1 {
+		return w.bus.Schedule(ctx, next.Login, next.Expires)
+	}
+	closed, ok := next.Data.(*events.Closed)
+	if _, requested := bus.Get[*events.Requested](history, 0); ok && closed.Outcome == events.Denied && requested != nil {
+		// Counted from one instant, the broker's timestamp, so that repeats do not add up.
+		if rest := w.deniedFloor - w.now().Sub(requested.Stored); rest > 0 {
+			return bus.RetryAfter(min(rest, w.deniedFloor), nil)
+		}
+	}
+	return nil
+}
+
+// takeBack removes the session's row of a login that ended without a grant. There may be one: of an instance that was about to
+// grant the login when the other ending won, or that died between its two writes.
+func (w *worker) takeBack(ctx context.Context, history bus.History, closed *events.Closed) error {
+	if closed == nil || closed.Outcome == events.Granted {
+		return nil
+	}
+	if assessed, _ := bus.Get[*events.Assessed](history, 0); assessed == nil { // nothing is granted before that
+		return nil
+	}
+	return w.sessions.Remove(ctx, history[0].Login)
+}
+
+func (w *worker) count(stored *events.Event) {
+	switch data := stored.Data.(type) {
+	case *events.Wanted:
+		w.wanted.WithLabelValues(string(data.Factor)).Inc()
+	case *events.Closed:
+		w.closed.WithLabelValues(string(data.Outcome), data.Reason).Inc()
+	}
+}

@@ -1,0 +1,135 @@
+package sessionissuer
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/sekisho/sekisho/events"
+	"github.com/sekisho/sekisho/services/internal/policy"
+)
+
+// longest is how long a login may last after the broker has stored its request, whatever the request says.
+const longest = 10 * time.Minute
+
+// amr are the RFC 8176 values of the factors. The key that answers a push lives in the phone's software: swk.
+var amr = map[events.Factor]string{events.SMS: "sms", events.Push: "swk", events.Token: "otp"}
+
+// Decide is the only decision of a login: what comes next after what has happened. It returns wanted or closed, or nil when
+// the login waits for somebody. It is pure: the same policy, history (in stream order) and facts give the same event, so that a
+// recorded decision can be made again. A granted one lacks the end of its session, which is set when the session is issued.
+//
+// Endings come before grants, and the stricter ending before the milder one: when a login has both its proof and its
+// cancellation, it is cancelled.
+func Decide(p *policy.Policy, history []*events.Event, facts events.Facts) *events.Event {
+	if len(history) == 0 {
+		return nil
+	}
+	l := replay(history)
+	d := &decision{login: l, Decision: events.Decision{Policy: p.Hash(), Facts: facts, After: history[len(history)-1].ID()}}
+	switch {
+	case l.closed:
+		return nil
+	case l.cancelled:
+		return d.close(events.CancelledBy, "")
+	case l.lapsed || !l.deadline.IsZero() && !facts.Now.Before(l.deadline):
+		return d.close(events.Expired, "")
+	case l.refused:
+		return d.close(events.Denied, "refused")
+	case l.disowned:
+		return d.close(events.Denied, "user")
+	case l.exhausted():
+		return d.close(events.Failed, events.FailedAttempts)
+	case l.requested == nil || l.identified == nil || l.assessed == nil:
+		return nil
+	}
+
+	app := p.Apps[l.requested.App]
+	if app == nil || !app.Accepts(l.requested.Method) || !app.Accepts(l.identified.Primary) {
+		return d.close(events.Denied, "policy")
+	}
+	need := app.Need(l.assessed)
+	if need == policy.Deny {
+		return d.close(events.Denied, "risk")
+	}
+	if !l.decoy && !facts.Enabled {
+		return d.close(events.Denied, "account")
+	}
+	d.Need = max(int(need), l.need)
+	done := l.done(app)
+	if len(done) >= d.Need {
+		return d.grant(done)
+	}
+	return d.challenge(app, done)
+}
+
+// challenge asks for the next factor, unless the user is still busy with the last.
+func (d *decision) challenge(app *policy.App, done []string) *events.Event {
+	l := d.login
+	choices := l.choices(app, done)
+	if len(done) == 0 && len(choices) == 0 {
+		// Somebody who has shown nothing but a name must not learn what that user has: a challenge that nobody can answer.
+		l.decoy, choices = true, app.Allowed(0)
+	}
+	if len(done) > 0 && len(done)+len(choices) < d.Need {
+		return d.close(events.Failed, events.FailedUnavailable)
+	}
+	current := l.rounds[l.round]
+	if l.round > 0 && !slices.Contains(done, amr[current.wanted.Factor]) {
+		switch {
+		case slices.Contains(choices, current.chosen) && l.round < events.Rounds:
+			return d.want(current.chosen, choices, done)
+		case current.challenged != nil || !current.undelivered || l.lives(done, d.Facts.Now):
+			return nil
+		}
+	}
+	fresh := slices.DeleteFunc(slices.Clone(choices), l.failedToReach)
+	switch {
+	case len(fresh) == 0 || l.round == events.Rounds:
+		return d.close(events.Failed, events.FailedUndelivered)
+	case slices.Contains(fresh, l.requested.Prefer):
+		return d.want(l.requested.Prefer, choices, done)
+	default:
+		return d.want(fresh[0], choices, done)
+	}
+}
+
+// A decision is a Decide on its way to an event.
+type decision struct {
+	login *login
+	events.Decision
+}
+
+func (d *decision) want(factor events.Factor, choices []events.Factor, done []string) *events.Event {
+	l := d.login
+	return d.event(l.round+1, &events.Wanted{
+		Factor: factor, Left: slices.DeleteFunc(slices.Clone(choices), func(f events.Factor) bool { return f == factor }), Done: done,
+		App: l.requested.App, User: l.identified.User, Decoy: l.decoy, Locale: l.identified.Locale, Device: l.identified.Device,
+		Deadline: l.deadline, Decision: d.Decision,
+	})
+}
+
+func (d *decision) grant(done []string) *events.Event {
+	methods := done
+	if len(done) > 1 {
+		methods = append(slices.Clone(done), "mfa")
+	}
+	return d.event(0, &events.Closed{
+		Outcome: events.Granted, App: d.login.requested.App, User: d.login.identified.User,
+		AMR: methods, ACR: fmt.Sprintf("%dfa", len(done)), AuthTime: d.Facts.Now, Decision: d.Decision,
+	})
+}
+
+func (d *decision) close(outcome events.Outcome, reason string) *events.Event {
+	closed := &events.Closed{Outcome: outcome, Reason: reason, Decision: d.Decision}
+	if d.login.requested != nil {
+		closed.App = d.login.requested.App
+	}
+	return d.event(0, closed)
+}
+
+func (d *decision) event(n int, data events.Data) *events.Event {
+	e := events.New(d.login.name, n, data)
+	e.Expires = d.login.deadline
+	return e
+}

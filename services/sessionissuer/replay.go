@@ -1,0 +1,142 @@
+package sessionissuer
+
+import (
+	"slices"
+	"time"
+
+	"github.com/sekisho/sekisho/events"
+	"github.com/sekisho/sekisho/services/internal/policy"
+)
+
+// A login is what the events of one login add up to.
+type login struct {
+	name       events.Login
+	requested  *events.Requested
+	identified *events.Identified
+	assessed   *events.Assessed
+	deadline   time.Time // zero while requested is not known
+	decoy      bool      // nobody can be granted this login
+	refused    bool
+	cancelled  bool
+	lapsed     bool
+	closed     bool
+	disowned   bool // the user said no on a device
+
+	round    int                                   // the highest wanted; 0 before the first
+	rounds   [events.Rounds + 1]round              // by number
+	rejected [events.Attempts + 1]*events.Rejected // by number
+	need     int                                   // the highest need that a decision has recorded
+}
+
+// A round is one challenge.
+type round struct {
+	wanted      *events.Wanted
+	challenged  *events.Challenged
+	undelivered bool
+	verified    *events.Verified
+	chosen      events.Factor // what the user wants instead
+}
+
+// replay adds up a history that is in stream order. The order counts for one thing only: nobody can leave a round before it
+// has begun, so a choice that was stored before its round is an old one, for the round before.
+func replay(history []*events.Event) *login {
+	l := &login{name: history[0].Login}
+	for _, e := range history {
+		switch data := e.Data.(type) {
+		case *events.Requested:
+			l.requested, l.deadline = data, data.Deadline
+			if limit := e.Stored.Add(longest); !e.Stored.IsZero() && limit.Before(l.deadline) {
+				l.deadline = limit
+			}
+		case *events.Identified:
+			l.identified = data
+			l.decoy = l.decoy || data.Decoy
+		case *events.Refused:
+			l.refused = true
+		case *events.Assessed:
+			l.assessed = data
+		case *events.Wanted:
+			l.round = e.N
+			l.rounds[e.N].wanted = data
+			l.decoy = l.decoy || data.Decoy
+			l.need = max(l.need, data.Decision.Need)
+		case *events.Challenged:
+			l.rounds[e.N].challenged = data
+		case *events.Undelivered:
+			l.rounds[e.N].undelivered = true
+		case *events.Verified:
+			l.rounds[e.N].verified = data
+		case *events.Rejected:
+			l.rejected[e.N] = data
+			l.disowned = l.disowned || data.Reason == events.RejectedDenied || data.Reason == events.RejectedNotMe
+		case *events.Chosen:
+			if e.N >= l.round {
+				l.rounds[l.round].chosen = data.Factor
+			}
+		case *events.Cancelled:
+			l.cancelled = true
+		case *events.Lapsed:
+			l.lapsed = true
+		case *events.Closed:
+			l.closed = true
+		}
+	}
+	return l
+}
+
+// exhausted tells whether all attempts were wrong: every one of them up to the last that the login had, so that a right answer
+// that is still on its way is never overtaken.
+func (l *login) exhausted() bool {
+	for n := 1; n <= events.Attempts && l.rejected[n] != nil; n++ {
+		if l.rejected[n].AttemptsLeft == 0 || n == events.Attempts {
+			return true
+		}
+	}
+	return false
+}
+
+// done lists the kinds of proof that count, as amr values, in the order in which they were asked for. A factor counts once,
+// only if it was asked for by us, of a real user, and may be used by the policy in force.
+func (l *login) done(app *policy.App) []string {
+	if l.decoy {
+		return nil
+	}
+	var done []string
+	if l.identified.Primary == events.Password {
+		done = append(done, "pwd")
+	}
+	for _, r := range l.rounds[1 : l.round+1] {
+		if r.wanted == nil || r.verified == nil || r.wanted.Factor != r.verified.Factor {
+			continue
+		}
+		kind := amr[r.verified.Factor]
+		if slices.Contains(app.Allowed(len(done)), r.verified.Factor) && !slices.Contains(done, kind) {
+			done = append(done, kind)
+		}
+	}
+	return done
+}
+
+// choices lists the factors that may be challenged next, in the policy's order.
+func (l *login) choices(app *policy.App, done []string) []events.Factor {
+	return slices.DeleteFunc(slices.Clone(app.Allowed(len(done))), func(f events.Factor) bool {
+		return !slices.Contains(l.identified.Factors, f) || slices.Contains(done, amr[f])
+	})
+}
+
+// lives tells whether an earlier challenge can still be answered: a round dies when the next is challenged, so only the last that was counts.
+func (l *login) lives(done []string, now time.Time) bool {
+	for n := l.round - 1; n > 0; n-- {
+		if r := l.rounds[n]; r.challenged != nil {
+			return now.Before(r.challenged.Expires) && !slices.Contains(done, amr[r.challenged.Factor])
+		}
+	}
+	return false
+}
+
+// failedToReach tells whether a challenge by the factor could not be delivered in this login.
+func (l *login) failedToReach(f events.Factor) bool {
+	return slices.ContainsFunc(l.rounds[1:], func(r round) bool {
+		return r.wanted != nil && r.wanted.Factor == f && r.undelivered && r.challenged == nil
+	})
+}
