@@ -1,0 +1,214 @@
+package smsdispatcher
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/sekisho/sekisho/events"
+	"github.com/sekisho/sekisho/services/internal/config"
+	"github.com/sekisho/sekisho/services/internal/directory"
+	"github.com/sekisho/sekisho/services/internal/provider"
+	"github.com/sekisho/sekisho/services/internal/textcode"
+)
+
+// A dispatcher puts the code of a round to the user by text message.
+//
+// It owns the rows of sms.sends. The intent of a round is written before any provider is asked, and the receipt before
+// the event is published, so that a delivery which follows a crash finds
+//   - no row: nothing was sent;
+//   - an intent: a provider may have taken the message, so all are asked before it is sent again;
+//   - a receipt: the message is out, and only the event is missing.
+//
+// Every message of a round carries the same code, so a second one does no harm where a provider could not tell.
+type dispatcher struct {
+	store      *store
+	accounts   []account // in the order in which they are asked
+	codes      *textcode.Codes
+	secret     []byte // keys the hashes of numbers and the numbers of decoys
+	validity   config.Code
+	deliveries *deliveries
+	log        zerolog.Logger
+	now        func() time.Time
+
+	last atomic.Pointer[course]
+}
+
+// A course is how the last real message went. Decoys repeat it, so that neither time nor an outage tells them apart.
+type course struct {
+	took   time.Duration
+	reason string // of undelivered; "" when a provider took the message
+}
+
+func (d *dispatcher) dispatch(ctx context.Context, e *events.Event, wanted *events.Wanted) ([]*events.Event, error) {
+	if wanted.Factor != events.SMS {
+		return nil, nil // another worker's
+	}
+	number, err := d.number(ctx, wanted)
+	if err != nil {
+		return nil, err
+	}
+	if number == "" {
+		return undelivered(e, events.UndeliveredRefused), nil // removed since the user was identified
+	}
+	at := d.now().UTC().Truncate(time.Microsecond) // as the row keeps it: a repeat says the same
+	r, reason := round{e.Login, e.N}, ""
+	row, err := d.store.intend(ctx, r, wanted.User, d.mac("number", number), at)
+	switch {
+	case err != nil:
+		return nil, err
+	case row == nil:
+		reason = events.UndeliveredLimited
+	case row.state != stateIntent:
+		at = row.acceptedAt
+	case wanted.Decoy:
+		reason, err = d.pretend(ctx)
+	default:
+		message := Message{
+			To: number, Body: text(wanted.Locale, wanted.App, d.codes.Code(e.Login, e.N)),
+			Tag: tag(r), NotAfter: d.expiry(wanted, at),
+		}
+		reason, err = d.deliver(ctx, r, message, row.fresh, at)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if reason != "" {
+		return undelivered(e, reason), nil
+	}
+	return []*events.Event{events.New(e.Login, e.N, &events.Challenged{
+		Factor: events.SMS, Hint: hint(number), Expires: d.expiry(wanted, at), ResendAt: at.Add(d.validity.ResendAfter),
+		Choices: append([]events.Factor{events.SMS}, wanted.Left...),
+	})}, nil
+}
+
+func undelivered(e *events.Event, reason string) []*events.Event {
+	return []*events.Event{events.New(e.Login, e.N, &events.Undelivered{Factor: events.SMS, Reason: reason})}
+}
+
+// expiry is until when the code of a message is good that a provider takes at the given time.
+func (d *dispatcher) expiry(wanted *events.Wanted, at time.Time) time.Time {
+	expires := at.Add(d.validity.TTL)
+	if wanted.Deadline.Before(expires) {
+		return wanted.Deadline
+	}
+	return expires
+}
+
+// number is the user's phone number, "" when there is none; for a decoy, digits that stay the same at each try and that nobody ever dials.
+func (d *dispatcher) number(ctx context.Context, wanted *events.Wanted) (string, error) {
+	if wanted.Decoy {
+		n := binary.BigEndian.Uint64(d.mac("decoy", wanted.User))
+		return fmt.Sprintf("?%08d", n%1e8), nil
+	}
+	return directory.Phone(ctx, d.store.db, wanted.User)
+}
+
+// pretend takes a decoy down the road of the last real message. It returns the reason why that one was not delivered.
+func (d *dispatcher) pretend(ctx context.Context) (reason string, err error) {
+	last := d.last.Load()
+	timer := time.NewTimer(last.took)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return last.reason, nil
+	case <-ctx.Done():
+		return "", fmt.Errorf("smsdispatcher: decoy: %w", ctx.Err())
+	}
+}
+
+// deliver hands a message to the first provider that takes it. It returns the reason when none does.
+func (d *dispatcher) deliver(ctx context.Context, r round, m Message, fresh bool, at time.Time) (reason string, err error) {
+	var (
+		by       string
+		receipt  Receipt
+		failures []error
+	)
+	if !fresh {
+		by, receipt = d.find(ctx, m)
+	}
+	if by == "" {
+		by, receipt, failures = d.send(ctx, m)
+	}
+	if by != "" {
+		d.last.Store(&course{took: d.now().Sub(at)})
+		d.deliveries.count(by, receipt.State)
+		return "", d.store.accept(ctx, r, by, receipt, at)
+	}
+	if ctx.Err() != nil {
+		return "", fmt.Errorf("smsdispatcher: send: %w", ctx.Err())
+	}
+	if reason = reasonOf(failures); reason != events.UndeliveredRefused { // that one is the number's fault
+		d.last.Store(&course{took: d.now().Sub(at), reason: reason})
+	}
+	heard := slices.ContainsFunc(failures, func(err error) bool { return !provider.Unsent(err) })
+	if fresh && !heard {
+		return reason, d.store.withdraw(ctx, r)
+	}
+	return reason, nil
+}
+
+// find asks all providers for a message that an earlier delivery may have handed over. One that can not tell does not
+// hold the message up.
+func (d *dispatcher) find(ctx context.Context, m Message) (by string, receipt Receipt) {
+	for _, a := range d.accounts {
+		receipt, found, err := a.Find(ctx, m)
+		if err != nil {
+			d.log.Warn().Err(err).Str("provider", a.name).Msg("can not tell whether a message was accepted before")
+		}
+		if found && receipt.State != StateFailed {
+			return a.name, receipt
+		}
+	}
+	return "", Receipt{}
+}
+
+func (d *dispatcher) send(ctx context.Context, m Message) (by string, receipt Receipt, failures []error) {
+	for _, a := range d.accounts {
+		receipt, err := a.Send(ctx, m)
+		if err == nil {
+			return a.name, receipt, nil
+		}
+		failures = append(failures, err)
+		if !errors.Is(err, provider.ErrOpen) { // the breaker's change has been logged
+			d.log.Warn().Err(err).Str("provider", a.name).Msg("text message not accepted")
+		}
+	}
+	return "", Receipt{}, failures
+}
+
+// reasonOf says in one word why no provider took a message.
+func reasonOf(failures []error) string {
+	is := func(class error) func(error) bool {
+		return func(err error) bool { return errors.Is(err, class) }
+	}
+	switch {
+	case len(failures) > 0 && !slices.ContainsFunc(failures, func(err error) bool { return !errors.Is(err, provider.ErrRefused) }):
+		return events.UndeliveredRefused
+	case slices.ContainsFunc(failures, is(provider.ErrTimeout)):
+		return events.UndeliveredTimeout
+	default:
+		return events.UndeliveredDown
+	}
+}
+
+// tag names the message of a round at a provider.
+func tag(r round) string {
+	sum := sha256.Sum256([]byte(r.login.EventID(events.StepWanted, r.n)))
+	return hex.EncodeToString(sum[:16])
+}
+
+func (d *dispatcher) mac(label, value string) []byte {
+	mac := hmac.New(sha256.New, d.secret)
+	mac.Write([]byte(label + "\x00" + value))
+	return mac.Sum(nil)
+}
