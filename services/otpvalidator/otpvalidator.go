@@ -1,0 +1,58 @@
+// Package otpvalidator is the worker that checks the codes that users type.
+//
+//	consumes   answered (sms, token)
+//	publishes  verified, rejected
+//	owns       code verification
+//
+// A code sent by text message is derived, not stored: this worker and smsdispatcher hold the same key. What a code is
+// checked against is the login's history; how often a user may be wrong is counted in the directory, over all logins.
+package otpvalidator
+
+import (
+	"context"
+
+	"github.com/sekisho/sekisho/services/internal/bus"
+	"github.com/sekisho/sekisho/services/internal/directory"
+	"github.com/sekisho/sekisho/services/internal/runtime"
+	"github.com/sekisho/sekisho/services/internal/textcode"
+)
+
+// Name is the worker's name.
+const Name = "otpvalidator"
+
+// Service is the worker.
+var Service = runtime.Service{Name: Name, Build: Build}
+
+// Build makes the worker.
+func Build(ctx context.Context, env *runtime.Env) (*runtime.Worker, error) {
+	v, err := newVerifier(env)
+	if err != nil {
+		return nil, err
+	}
+	return &runtime.Worker{
+		Handlers: []bus.Handler{bus.On(v.verify)},
+		Run: []func(context.Context) error{
+			func(ctx context.Context) error { return env.Credentials.Follow(ctx, Name, v.opener) },
+		},
+		Close: v.directory.Close,
+	}, nil
+}
+
+func newVerifier(env *runtime.Env) (*verifier, error) {
+	key, err := env.Credentials.Key("code")
+	if err != nil {
+		return nil, err
+	}
+	codes, err := textcode.New(key)
+	if err != nil {
+		return nil, err
+	}
+	opener, err := env.Credentials.Opener(Name)
+	if err != nil {
+		return nil, err
+	}
+	return &verifier{
+		bus: env.Bus, opener: opener, codes: codes, attempts: env.Config.Attempts,
+		directory: directory.New(env.DB, directory.Rule(env.Config.Lock), env.Now),
+	}, nil
+}
