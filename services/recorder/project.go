@@ -1,0 +1,42 @@
+package recorder
+
+import (
+	"time"
+
+	"github.com/sekisho/sekisho/events"
+)
+
+// longest is how long a login may last, whatever its request says.
+const longest = 10 * time.Minute
+
+// A login is what a batch tells of one login. What it does not tell is nil.
+type login struct {
+	opened, deadline, closed *time.Time
+	app, method, user        *string
+	outcome, reason          *string
+}
+
+// project adds an event to what is known of its login.
+func project(logins map[events.Login]*login, e *events.Event) {
+	l := logins[e.Login]
+	if l == nil {
+		l = new(login)
+	}
+	switch data := e.Data.(type) {
+	case *events.Requested:
+		deadline := e.Stored.Add(longest)
+		if data.Deadline.Before(deadline) {
+			deadline = data.Deadline
+		}
+		l.opened, l.deadline, l.app, l.method = &e.Stored, &deadline, clean(data.App, 64), clean(string(data.Method), 64)
+	case *events.Identified:
+		if !data.Decoy {
+			l.user = clean(data.User, 64)
+		}
+	case *events.Closed:
+		l.closed, l.outcome, l.reason = &e.Stored, clean(string(data.Outcome), 64), clean(data.Reason, 64)
+	default:
+		return
+	}
+	logins[e.Login] = l
+}

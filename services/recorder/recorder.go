@@ -1,0 +1,143 @@
+// Package recorder is the worker that writes the audit log, and ends what everybody else has forgotten.
+//
+//	consumes   everything, from the streams ARCHIVE and ACCOUNT
+//	publishes  lapsed (sweep)
+//	owns       audit log, projections
+//
+// One recorder is active at a time, the one that holds an advisory lock of the database; the others wait to take over. All that
+// it writes goes through the connection that holds the lock, so that one that has lost it can write no more.
+package recorder
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+	"github.com/rs/zerolog"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/sekisho/sekisho/services/internal/bus"
+	"github.com/sekisho/sekisho/services/internal/config"
+	"github.com/sekisho/sekisho/services/internal/directory"
+	"github.com/sekisho/sekisho/services/internal/runtime"
+	"github.com/sekisho/sekisho/services/internal/sessions"
+)
+
+// Name is the worker's name.
+const Name = "recorder"
+
+// Service is the worker.
+var Service = runtime.Service{Name: Name, Build: Build}
+
+const (
+	batchSize  = 500                    // messages in one transaction
+	batchWait  = 200 * time.Millisecond // for a batch to fill: how far the audit log is behind at least
+	purgeEvery = 10 * time.Minute
+	lockRetry  = time.Second // how often one that waits asks for the lock
+)
+
+type recorder struct {
+	bus       *bus.Bus
+	db        *pgxpool.Pool
+	directory *directory.Directory
+	sessions  *sessions.Store
+	settings  config.Audit
+	log       zerolog.Logger
+	now       func() time.Time
+
+	behind atomic.Bool // there are archived events that are not recorded yet
+
+	active  prometheus.Gauge
+	rows    *prometheus.CounterVec   // by stream
+	batches *prometheus.HistogramVec // by stream
+	bad     prometheus.Counter
+	lapsed  prometheus.Counter
+}
+
+// Build makes the worker.
+func Build(_ context.Context, env *runtime.Env) (*runtime.Worker, error) {
+	r := build(env)
+	return &runtime.Worker{Run: []func(context.Context) error{r.run}, Close: r.close}, nil
+}
+
+func build(env *runtime.Env) *recorder {
+	metrics := promauto.With(env.Metrics)
+	return &recorder{
+		bus: env.Bus, db: env.DB, settings: env.Config.Audit, log: env.Log, now: env.Now,
+		directory: directory.New(env.DB, directory.Rule{}, env.Now), sessions: sessions.New(env.DB, env.Now), // to purge only
+		active: metrics.NewGauge(prometheus.GaugeOpts{
+			Name: "sekisho_recorder_active", Help: "1 while this process holds the lock and records."}),
+		rows: metrics.NewCounterVec(prometheus.CounterOpts{
+			Name: "sekisho_recorder_events_total", Help: "Events handed to the audit log, repeats included."}, []string{"stream"}),
+		batches: metrics.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "sekisho_recorder_batch_events", Help: "Events in one transaction.",
+			Buckets: []float64{1, 2, 5, 10, 20, 50, 100, 200, batchSize}}, []string{"stream"}),
+		bad: metrics.NewCounter(prometheus.CounterOpts{
+			Name: "sekisho_recorder_undecodable_total", Help: "Events that were recorded with a problem instead of their data."}),
+		lapsed: metrics.NewCounter(prometheus.CounterOpts{
+			Name: "sekisho_recorder_lapsed_total", Help: "Times that the sweep said of an open login that it has lapsed."}),
+	}
+}
+
+func (r *recorder) close() {
+	r.directory.Close()
+	r.sessions.Close()
+}
+
+// run waits for the lock and records until ctx ends or the lock is lost.
+func (r *recorder) run(ctx context.Context) error {
+	log, err := open(ctx, r.db)
+	if err != nil || log == nil {
+		return err
+	}
+	defer log.close()
+	r.active.Set(1)
+	defer r.active.Set(0)
+	r.log.Info().Msg("recording")
+
+	tenure, lose := context.WithCancelCause(ctx)
+	defer lose(nil)
+	var writing sync.Mutex // both streams go through the one connection
+	record := func(ctx context.Context, batch []bus.Stored) error {
+		writing.Lock()
+		defer writing.Unlock()
+		err := r.record(ctx, log, batch)
+		if log.lost() {
+			lose(fmt.Errorf("recorder: the lock is lost: %w", err))
+		}
+		return err
+	}
+	group, working := errgroup.WithContext(tenure)
+	for _, stream := range []string{archive, account} {
+		group.Go(func() error { return r.bus.Batches(working, stream, batchSize, batchWait, record) })
+	}
+	group.Go(func() error { return r.every(working, r.settings.SweepEvery, "sweep", r.sweep) })
+	group.Go(func() error { return r.every(working, purgeEvery, "purge", r.purge) })
+	err = group.Wait()
+	if ctx.Err() != nil {
+		return nil
+	}
+	return cmp.Or(err, context.Cause(tenure))
+}
+
+// every does something now and then. A failure is for the next time: recording goes on.
+func (r *recorder) every(ctx context.Context, interval time.Duration, what string, do func(context.Context) error) error {
+	tick := time.NewTicker(interval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+			if err := do(ctx); err != nil && ctx.Err() == nil {
+				r.log.Error().Err(err).Msg(what)
+			}
+		}
+	}
+}

@@ -1,0 +1,36 @@
+package recorder
+
+import (
+	"context"
+	"errors"
+)
+
+const (
+	sweepBatch = 1000   // logins in one sweep
+	purgeBatch = 10_000 // rows in one transaction
+)
+
+// sweep says of logins that are still open some time past their deadline that they have lapsed: the last resort when gateway,
+// timer and workers all failed to. Whoever comes second says it in vain.
+func (r *recorder) sweep(ctx context.Context) error {
+	if r.behind.Load() {
+		return nil // what is not recorded yet may be the end of what looks open
+	}
+	logins, err := overdue(ctx, r.db, r.now().Add(-r.settings.SweepAfter))
+	if err != nil {
+		return err
+	}
+	for _, login := range logins {
+		if err := r.bus.Lapse(ctx, login, "abandoned"); err != nil {
+			return err
+		}
+		r.lapsed.Inc()
+	}
+	return nil
+}
+
+// purge deletes what is no longer to be kept: audit lines, and what other workers leave behind of attempts and sessions.
+func (r *recorder) purge(ctx context.Context) error {
+	now := r.now()
+	return errors.Join(forget(ctx, r.db, now.Add(-r.settings.Keep)), r.directory.Purge(ctx, now), r.sessions.Purge(ctx, now))
+}
