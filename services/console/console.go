@@ -1,0 +1,148 @@
+// Package console is the worker behind the admin API.
+//
+//	consumes   (HTTP requests of admins, on the ops address)
+//	publishes  account events, session revocations
+//	owns       accounts, authenticators, sessions of users as an admin sees them
+//
+// A change is stored first, then its consequences are (sessions end), then it is announced on the bus. Every one can be
+// repeated, so an admin who is told of a failure tries again.
+package console
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/subtle"
+	"errors"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/sekisho/sekisho/events"
+	"github.com/sekisho/sekisho/services/internal/config"
+	"github.com/sekisho/sekisho/services/internal/directory"
+	"github.com/sekisho/sekisho/services/internal/httpapi"
+	"github.com/sekisho/sekisho/services/internal/runtime"
+	"github.com/sekisho/sekisho/services/internal/sessions"
+)
+
+// Name is the worker's name.
+const Name = "console"
+
+// Service is the worker.
+var Service = runtime.Service{Name: Name, Build: Build}
+
+const (
+	maxBody  = 16 << 10         // bytes of a request
+	patience = 10 * time.Second // for the database and the bus to do what one request asks for
+)
+
+type console struct {
+	cfg      *config.Config
+	log      zerolog.Logger
+	users    *directory.Directory
+	hasher   *directory.Hasher
+	sessions *sessions.Store
+
+	announce func(ctx context.Context, kind, user string, data any) error // an account event
+	revoke   func(ctx context.Context, login events.Login) error          // tells the gateways
+}
+
+// Build makes the worker.
+func Build(ctx context.Context, env *runtime.Env) (*runtime.Worker, error) {
+	if env.Config.AdminToken == "" {
+		return nil, errors.New("console: there is no admin token: set SEKISHO_ADMIN_TOKEN")
+	}
+	cost := env.Config.Password
+	c := &console{
+		cfg:      env.Config,
+		log:      env.Log,
+		users:    directory.New(env.DB, directory.Rule(env.Config.Lock), env.Now),
+		hasher:   directory.NewHasher(directory.Cost{Memory: cost.Memory, Time: cost.Time, Threads: cost.Threads}, cost.Concurrent),
+		sessions: sessions.New(env.DB, env.Now),
+		announce: env.Bus.Account,
+		revoke:   env.Bus.Revoke,
+	}
+	return &runtime.Worker{
+		Admin: c.handler(),
+		Close: func() {
+			c.users.Close()
+			c.sessions.Close()
+		},
+	}, nil
+}
+
+func (c *console) handler() http.Handler {
+	mux := http.NewServeMux()
+	for pattern, handle := range map[string]handler{
+		"POST /admin/v1/users":                              c.createUser,
+		"GET /admin/v1/users":                               c.listUsers,
+		"GET /admin/v1/users/{user}":                        c.getUser,
+		"PATCH /admin/v1/users/{user}":                      c.changeUser,
+		"DELETE /admin/v1/users/{user}":                     c.deleteUser,
+		"POST /admin/v1/users/{user}/lock":                  c.lockUser,
+		"POST /admin/v1/users/{user}/unlock":                c.unlockUser,
+		"GET /admin/v1/users/{user}/authenticators":         c.listAuthenticators,
+		"DELETE /admin/v1/users/{user}/authenticators/{id}": c.removeAuthenticator,
+		"GET /admin/v1/users/{user}/sessions":               c.listSessions,
+		"DELETE /admin/v1/users/{user}/sessions/{id}":       c.endSession,
+	} {
+		mux.Handle(pattern, c.serve(pattern, handle))
+	}
+	return c.adminsOnly(httpapi.Routes(mux))
+}
+
+// adminsOnly lets in who holds the admin token.
+func (c *console) adminsOnly(next http.Handler) http.Handler {
+	want := sha256.Sum256([]byte(c.cfg.AdminToken)) // hashed, so that not even the length can be told by time
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+		got := sha256.Sum256([]byte(token))
+		if !strings.EqualFold(scheme, "Bearer") || subtle.ConstantTimeCompare(got[:], want[:]) != 1 {
+			w.Header().Set("WWW-Authenticate", `Bearer realm="sekisho admin"`)
+			(&httpapi.Problem{Status: http.StatusUnauthorized, Detail: "want the admin token as a bearer token"}).Write(w)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// A handler does what a request asks for, and returns the status and the body of the answer; nil is an empty one.
+type handler func(w http.ResponseWriter, r *http.Request) (status int, body any, err error)
+
+func (c *console) serve(pattern string, handle handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		start := time.Now()
+		ctx, cancel := context.WithTimeout(r.Context(), patience)
+		defer cancel()
+		status, body, err := handle(w, r.WithContext(ctx))
+		switch {
+		case err != nil:
+			problem := c.problem(pattern, err)
+			status = problem.Status
+			problem.Write(w)
+		case body != nil:
+			httpapi.Write(w, status, body)
+		default:
+			w.WriteHeader(status)
+		}
+		c.log.Info().Str("method", r.Method).Str("route", pattern).Int("status", status).Dur("duration", time.Since(start)).Msg("request")
+	})
+}
+
+// problem is what the admin is told of an error.
+func (c *console) problem(pattern string, err error) *httpapi.Problem {
+	if p, ok := errors.AsType[*httpapi.Problem](err); ok {
+		return p
+	}
+	switch {
+	case errors.Is(err, directory.ErrNotFound):
+		return &httpapi.Problem{Status: http.StatusNotFound, Detail: "there is no such user"}
+	case errors.Is(err, directory.ErrTaken):
+		return &httpapi.Problem{Status: http.StatusConflict, Field: "user", Detail: "the name is taken"}
+	}
+	c.log.Error().Err(err).Str("route", pattern).Msg("request failed")
+	// Nothing but the database and the bus can fail.
+	return &httpapi.Problem{Status: http.StatusServiceUnavailable, Detail: "not done, or not all of it: try again", RetryAfter: 2 * time.Second}
+}

@@ -1,0 +1,445 @@
+package console
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/rs/zerolog"
+
+	"github.com/sekisho/sekisho/events"
+	"github.com/sekisho/sekisho/services/internal/bus"
+	"github.com/sekisho/sekisho/services/internal/config"
+	"github.com/sekisho/sekisho/services/internal/directory"
+	"github.com/sekisho/sekisho/services/internal/runtime"
+	"github.com/sekisho/sekisho/services/internal/sessions"
+	"github.com/sekisho/sekisho/services/internal/testenv"
+)
+
+func TestMain(m *testing.M) { testenv.Main(m) }
+
+const token = "the admin token"
+
+// world is the worker on a real broker and a real database.
+type world struct {
+	*testing.T
+	db      *testenv.Database
+	env     *runtime.Env
+	handler http.Handler
+	log     *bytes.Buffer
+	heard   *nats.Subscription // account events
+	ended   *nats.Subscription // session revocations
+}
+
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	broker := testenv.NATS(t)
+	w := &world{T: t, db: testenv.Migrated(t), log: new(bytes.Buffer)}
+	listener := broker.Dial(t, bus.UserSetup)
+	var err error
+	w.heard, err = listener.SubscribeSync("account.>")
+	w.check(err)
+	w.ended, err = listener.SubscribeSync("session.revoked.>")
+	w.check(err)
+	w.check(listener.Flush())
+
+	cfg := config.Default()
+	cfg.AdminToken = token
+	cfg.Password = config.Password{Memory: 64, Time: 1, Threads: 1, Concurrent: 1, MinLength: 8}
+	w.env = &runtime.Env{Name: Name, Config: cfg, Log: zerolog.New(w.log), DB: w.db.Pool(t, Name), Bus: broker.Bus(t, Name),
+		Metrics: prometheus.NewRegistry(), Now: time.Now}
+	worker, err := Build(t.Context(), w.env)
+	w.check(err)
+	t.Cleanup(worker.Close)
+	w.handler = worker.Admin
+	return w
+}
+
+func (w *world) check(err error) {
+	w.Helper()
+	if err != nil {
+		w.Fatal(err)
+	}
+}
+
+// call asks as an admin.
+func (w *world) call(method, path, body string, adjust ...func(*http.Request)) *httptest.ResponseRecorder {
+	w.Helper()
+	r := httptest.NewRequest(method, path, strings.NewReader(body))
+	r.Header.Set("Authorization", "Bearer "+token)
+	if body != "" {
+		r.Header.Set("Content-Type", "application/json")
+	}
+	for _, f := range adjust {
+		f(r)
+	}
+	answer := httptest.NewRecorder()
+	w.handler.ServeHTTP(answer, r)
+	return answer
+}
+
+// must is a call that succeeds with a status; it returns the answer's JSON.
+func (w *world) must(status int, method, path, body string) map[string]any {
+	w.Helper()
+	answer := w.call(method, path, body)
+	if answer.Code != status {
+		w.Fatalf("%s %s: %d %s, want %d", method, path, answer.Code, answer.Body, status)
+	}
+	if answer.Body.Len() == 0 {
+		return nil
+	}
+	var got map[string]any
+	w.check(json.Unmarshal(answer.Body.Bytes(), &got))
+	return got
+}
+
+// announced is the next account event: its kind, its user and its data.
+func (w *world) announced(kind, user, data string) {
+	w.Helper()
+	msg, err := w.heard.NextMsg(10 * time.Second)
+	if err != nil {
+		w.Fatalf("%s of %s was not announced: %v", kind, user, err)
+	}
+	if msg.Subject != "account."+kind+"."+user || string(msg.Data) != data {
+		w.Errorf("announced %s %s, want %s of %s with %s", msg.Subject, msg.Data, kind, user, data)
+	}
+}
+
+// session inserts a session of a user.
+func (w *world) session(user string) events.Login {
+	w.Helper()
+	store := sessions.New(w.db.Pool(w, "sessionissuer"), time.Now)
+	defer store.Close()
+	login, err := events.NewLogin("web")
+	w.check(err)
+	there, err := store.Insert(w.Context(), sessions.Session{Login: login, User: user, App: "demo", AMR: []string{"pwd"}, ACR: "1fa",
+		AuthTime: time.Now(), Idle: time.Hour, Expires: time.Now().Add(time.Hour)})
+	if err != nil || !there {
+		w.Fatalf("Insert = %v, %v", there, err)
+	}
+	return login
+}
+
+// revoked waits until gateways are told of a session's end.
+func (w *world) revoked(login events.Login) {
+	w.Helper()
+	msg, err := w.ended.NextMsg(10 * time.Second)
+	if err != nil {
+		w.Fatalf("%s was not revoked: %v", login, err)
+	}
+	if want := "session.revoked." + login.Gateway + "." + login.ID; msg.Subject != want {
+		w.Errorf("revoked %s, want %s", msg.Subject, want)
+	}
+}
+
+func TestUser(t *testing.T) {
+	w := newWorld(t)
+	answer := w.call("POST", "/admin/v1/users", `{"user":"Alice","password":"correct horse","phone":"090-1234-5678","locale":"en"}`)
+	if answer.Code != 201 || answer.Header().Get("Location") != "/admin/v1/users/alice" {
+		t.Fatalf("created: %d %v %s", answer.Code, answer.Header(), answer.Body)
+	}
+	var created map[string]any
+	w.check(json.Unmarshal(answer.Body.Bytes(), &created))
+	id := created["id"].(string)
+	delete(created, "created")
+	want := map[string]any{"user": "alice", "id": id, "locale": "en", "primary": "password", "phone": "+819012345678", "enabled": true,
+		"locked": false, "authenticators": []any{"password", "sms"}}
+	if fmt.Sprint(created) != fmt.Sprint(want) {
+		t.Errorf("created %v, want %v", created, want)
+	}
+	w.announced("created", id, `{"authenticators":["password","sms"],"primary":"password"}`)
+
+	if got := w.must(200, "GET", "/admin/v1/users/ALICE", ""); got["id"] != id {
+		t.Errorf("alice in another spelling = %v", got)
+	}
+	got := w.must(200, "PATCH", "/admin/v1/users/alice", `{"locale":"ja","primary":"token","phone":""}`)
+	if got["locale"] != "ja" || got["primary"] != "token" || got["phone"] != nil || fmt.Sprint(got["authenticators"]) != "[password]" {
+		t.Errorf("changed to %v", got)
+	}
+	w.announced("changed", id, `{"fields":["locale","phone","primary"]}`)
+	if got := w.must(200, "PATCH", "/admin/v1/users/alice", `{}`); got["locale"] != "ja" { // changes and announces nothing
+		t.Errorf("after an empty change: %v", got)
+	}
+
+	if got := w.must(200, "POST", "/admin/v1/users/alice/lock", ""); got["locked"] != true {
+		t.Errorf("locked = %v", got)
+	}
+	w.announced("locked", id, `{}`)
+	if got := w.must(200, "POST", "/admin/v1/users/alice/unlock", ""); got["locked"] != false {
+		t.Errorf("unlocked = %v", got)
+	}
+	w.announced("unlocked", id, `{}`)
+	if got := w.must(200, "GET", "/admin/v1/users/alice", ""); got["locked"] != false {
+		t.Errorf("after unlock: %v", got)
+	}
+	w.must(204, "DELETE", "/admin/v1/users/alice", "")
+	w.announced("deleted", id, `{}`)
+	w.must(404, "GET", "/admin/v1/users/alice", "")
+}
+
+func TestPasswordIsKeptAsAHash(t *testing.T) {
+	w := newWorld(t)
+	w.must(201, "POST", "/admin/v1/users", `{"user":"alice","password":"pa\u0301sswort"}`)
+	w.must(200, "PATCH", "/admin/v1/users/alice", `{"password":"ne\u0301w secret"}`)
+	var hash string
+	w.check(w.db.Pool(t, "").QueryRow(t.Context(), `SELECT hash FROM directory.passwords`).Scan(&hash))
+	hasher := directory.NewHasher(directory.Cost{Memory: 64, Time: 1, Threads: 1}, 1)
+	if right, outdated, err := hasher.Verify(t.Context(), "n\u00e9w secret", hash); !right || outdated || err != nil {
+		t.Errorf("Verify = %v, %v, %v", right, outdated, err)
+	}
+}
+
+func TestUsersList(t *testing.T) {
+	w := newWorld(t)
+	for i := range directory.PageSize + 1 {
+		w.must(201, "POST", "/admin/v1/users", fmt.Sprintf(`{"user":"u%02d"}`, i))
+	}
+	w.must(201, "POST", "/admin/v1/users", `{"user":"たろう"}`)
+	for _, tt := range []struct {
+		query string
+		n     int
+		next  any
+	}{
+		{"", directory.PageSize, 2.0}, {"?page=2", 2, nil}, {"?q=U1", 10, nil}, {"?q=%E3%81%9F", 1, nil}, {"?q=nobody", 0, nil}, {"?q=u&page=2", 1, nil},
+	} {
+		got := w.must(200, "GET", "/admin/v1/users"+tt.query, "")
+		if users, ok := got["users"].([]any); !ok || len(users) != tt.n || got["next"] != tt.next {
+			t.Errorf("%s: %d users, next %v, want %d, %v", tt.query, len(users), got["next"], tt.n, tt.next)
+		}
+	}
+	if got := w.must(200, "GET", "/admin/v1/users/%E3%81%9F%E3%82%8D%E3%81%86", ""); got["user"] != "たろう" {
+		t.Errorf("by an escaped path: %v", got)
+	}
+}
+
+func TestSessionsEnd(t *testing.T) {
+	w := newWorld(t)
+	for name, tt := range map[string]struct{ method, path, body, event, data string }{
+		"lock":         {"POST", "/lock", "", "locked", `{}`},
+		"delete":       {"DELETE", "", "", "deleted", `{}`},
+		"disable":      {"PATCH", "", `{"enabled":false}`, "changed", `{"fields":["enabled"]}`},
+		"password":     {"PATCH", "", `{"password":"another secret"}`, "changed", `{"fields":["password"]}`},
+		"phone":        {"PATCH", "", `{"phone":"+819087654321"}`, "changed", `{"fields":["phone"]}`},
+		"remove phone": {"DELETE", "/authenticators/sms", "", "changed", `{"fields":["phone"]}`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			user := strings.ReplaceAll(name, " ", "-")
+			id := w.must(201, "POST", "/admin/v1/users", `{"user":"`+user+`","password":"correct horse","phone":"09012345678"}`)["id"].(string)
+			w.announced("created", id, `{"authenticators":["password","sms"],"primary":"password"}`)
+			login := w.session(id)
+			if answer := w.call(tt.method, "/admin/v1/users/"+user+tt.path, tt.body); answer.Code >= 300 {
+				t.Fatalf("%d %s", answer.Code, answer.Body)
+			}
+			w.revoked(login)
+			w.announced("sessions_revoked", id, `{"sessions":1}`)
+			w.announced(tt.event, id, tt.data)
+			var live int
+			w.check(w.db.Pool(t, "").QueryRow(t.Context(), `SELECT count(*) FROM sessions.sessions WHERE user_id = $1 AND revoked_at IS NULL`, id).Scan(&live))
+			if live != 0 {
+				t.Error("a session lives on")
+			}
+		})
+	}
+	id := w.must(201, "POST", "/admin/v1/users", `{"user":"frank","password":"correct horse"}`)["id"].(string)
+	w.session(id)
+	w.must(200, "PATCH", "/admin/v1/users/frank", `{"locale":"en"}`)
+	if list := w.must(200, "GET", "/admin/v1/users/frank/sessions", "")["sessions"].([]any); len(list) != 1 {
+		t.Error("a change of the language ended the session")
+	}
+}
+
+func TestSessions(t *testing.T) {
+	w := newWorld(t)
+	alice := w.must(201, "POST", "/admin/v1/users", `{"user":"alice"}`)["id"].(string)
+	w.must(201, "POST", "/admin/v1/users", `{"user":"bob"}`)
+	one, two := w.session(alice), w.session(alice)
+	ids := func(user string) (ids []string) {
+		t.Helper()
+		for _, s := range w.must(200, "GET", "/admin/v1/users/"+user+"/sessions", "")["sessions"].([]any) {
+			ids = append(ids, s.(map[string]any)["id"].(string))
+		}
+		return ids
+	}
+	first, second := "web."+one.ID, "web."+two.ID
+	if got := ids("alice"); len(got) != 2 || !slices.Contains(got, first) || !slices.Contains(got, second) {
+		t.Errorf("alice's sessions = %v", got)
+	}
+	for _, path := range []string{"bob/sessions/" + first, "alice/sessions/web", "alice/sessions/web.0199", "nobody/sessions/" + first} {
+		w.must(404, "DELETE", "/admin/v1/users/"+path, "")
+	}
+	w.must(204, "DELETE", "/admin/v1/users/alice/sessions/"+first, "")
+	w.revoked(one)
+	if got := ids("alice"); !slices.Equal(got, []string{second}) {
+		t.Errorf("alice's sessions after one ended = %v", got)
+	}
+	w.must(204, "DELETE", "/admin/v1/users/alice/sessions/"+first, "") // again, as after an answer that got lost
+}
+
+func TestAuthenticators(t *testing.T) {
+	w := newWorld(t)
+	id := w.must(201, "POST", "/admin/v1/users", `{"user":"alice","password":"correct horse","phone":"09012345678"}`)["id"].(string)
+	attempts := directory.New(w.db.Pool(t, "otpvalidator"), directory.Rule(w.env.Config.Lock), time.Now)
+	defer attempts.Close()
+	for i := range w.env.Config.Lock.After {
+		_, err := attempts.Begin(t.Context(), directory.Attempt{Event: fmt.Sprint(i), Digest: []byte{1}, Authenticator: directory.SMSOf(id)})
+		w.check(err)
+	}
+	list := func() string {
+		t.Helper()
+		text := ""
+		for _, v := range w.must(200, "GET", "/admin/v1/users/alice/authenticators", "")["authenticators"].([]any) {
+			a := v.(map[string]any)
+			text += fmt.Sprintf("%v %v %v;", a["id"], a["failures"], a["locked"])
+		}
+		return text
+	}
+	if got := list(); got != "password 0 false;sms 5 true;" {
+		t.Errorf("authenticators = %s", got)
+	}
+	w.must(200, "POST", "/admin/v1/users/alice/unlock", "")
+	if got := list(); got != "password 0 false;sms 0 false;" {
+		t.Errorf("authenticators after unlock = %s", got)
+	}
+	w.must(404, "DELETE", "/admin/v1/users/alice/authenticators/token", "")
+	w.must(204, "DELETE", "/admin/v1/users/alice/authenticators/password", "")
+	w.must(404, "DELETE", "/admin/v1/users/alice/authenticators/password", "")
+	if got := list(); got != "sms 0 false;" {
+		t.Errorf("authenticators without the password = %s", got)
+	}
+}
+
+func TestAdminsOnly(t *testing.T) {
+	w := newWorld(t)
+	for name, value := range map[string]string{
+		"nothing": "", "another token": "Bearer another", "longer": "Bearer " + token + "x", "shorter": "Bearer " + token[1:],
+		"no scheme": token, "another scheme": "Basic " + token, "empty": "Bearer ",
+	} {
+		for _, path := range []string{"/admin/v1/users", "/admin/v1/unknown"} {
+			answer := w.call("GET", path, "", func(r *http.Request) { r.Header.Set("Authorization", value) })
+			if answer.Code != 401 || answer.Header().Get("WWW-Authenticate") == "" || answer.Header().Get("Content-Type") != "application/problem+json" {
+				t.Errorf("%s: GET %s: %d %v", name, path, answer.Code, answer.Header())
+			}
+		}
+	}
+	if answer := w.call("GET", "/admin/v1/users", "", func(r *http.Request) { r.Header.Set("Authorization", "bearer "+token) }); answer.Code != 200 {
+		t.Errorf("scheme in small letters: %d", answer.Code)
+	}
+	w.env.Config.AdminToken = ""
+	if _, err := Build(t.Context(), w.env); err == nil {
+		t.Error("built without an admin token")
+	}
+}
+
+func TestBadInput(t *testing.T) {
+	w := newWorld(t)
+	w.must(201, "POST", "/admin/v1/users", `{"user":"taken"}`)
+	for name, tt := range map[string]struct {
+		method, path, body string
+		status             int
+		field              string
+	}{
+		"taken":             {"POST", "", `{"user":"TAKEN"}`, 409, "user"},
+		"no name":           {"POST", "", `{}`, 422, "user"},
+		"bad name":          {"POST", "", `{"user":"a b"}`, 422, "user"},
+		"long name":         {"POST", "", `{"user":"` + strings.Repeat("a", 129) + `"}`, 422, "user"},
+		"bad phone":         {"POST", "", `{"user":"a","phone":"123"}`, 422, "phone"},
+		"bad locale":        {"POST", "", `{"user":"a","locale":"de"}`, 422, "locale"},
+		"bad primary":       {"POST", "", `{"user":"a","primary":"sms"}`, 422, "primary"},
+		"short password":    {"POST", "", `{"user":"a","password":"1234567"}`, 422, "password"},
+		"short after NFC":   {"POST", "", `{"user":"a","password":"e\u0301e\u0301e\u0301e\u0301"}`, 422, "password"},
+		"long password":     {"POST", "", `{"user":"a","password":"` + strings.Repeat("x", 1025) + `"}`, 422, "password"},
+		"wrong type":        {"POST", "", `{"user":1}`, 422, "user"},
+		"unknown field":     {"POST", "", `{"user":"a","enabled":true}`, 422, "enabled"},
+		"unknown in change": {"PATCH", "/taken", `{"user":"b"}`, 422, "user"},
+		"bad in change":     {"PATCH", "/taken", `{"password":"short"}`, 422, "password"},
+		"duplicate":         {"POST", "", `{"user":"a","user":"b"}`, 400, "user"},
+		"not JSON":          {"POST", "", `user=a`, 400, ""},
+		"not UTF-8":         {"POST", "", "{\"user\":\"\xff\"}", 400, ""},
+		"too large":         {"POST", "", `{"user":"` + strings.Repeat("a", maxBody) + `"}`, 413, ""},
+		"unknown user":      {"PATCH", "/nobody", `{"locale":"en"}`, 404, ""},
+		"impossible user":   {"GET", "/a%20b%00", "", 404, ""},
+		"bad page":          {"GET", "?page=0", "", 422, "page"},
+		"page of letters":   {"GET", "?page=two", "", 422, "page"},
+		"bad prefix":        {"GET", "?q=a%20b", "", 422, "q"},
+		"wrong method":      {"PUT", "/taken", `{}`, 405, ""},
+		"unknown path":      {"GET", "/taken/unknown", "", 404, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			answer := w.call(tt.method, "/admin/v1/users"+tt.path, tt.body)
+			var problem struct {
+				Status int
+				Field  string
+			}
+			if err := json.Unmarshal(answer.Body.Bytes(), &problem); err != nil {
+				t.Fatal(err)
+			}
+			if answer.Code != tt.status || problem.Status != tt.status || problem.Field != tt.field ||
+				answer.Header().Get("Content-Type") != "application/problem+json" {
+				t.Errorf("%d %s, want %d, field %q", answer.Code, answer.Body, tt.status, tt.field)
+			}
+			if tt.status == 405 && answer.Header().Get("Allow") != "DELETE, GET, HEAD, PATCH" {
+				t.Errorf("Allow: %s", answer.Header().Get("Allow"))
+			}
+		})
+	}
+	answer := w.call("POST", "/admin/v1/users", `{"user":"a"}`, func(r *http.Request) { r.Header.Set("Content-Type", "text/plain") })
+	if answer.Code != 415 {
+		t.Errorf("text/plain: %d", answer.Code)
+	}
+	if got := w.must(200, "GET", "/admin/v1/users", "")["users"].([]any); len(got) != 1 {
+		t.Errorf("%d users after nothing but bad input, want the first one", len(got))
+	}
+}
+
+// The database is away: the admin is told so, and nothing of what went wrong.
+func TestUnavailable(t *testing.T) {
+	w := newWorld(t)
+	w.env.DB.Close()
+	answer := w.call("POST", "/admin/v1/users", `{"user":"alice"}`)
+	if answer.Code != 503 || answer.Header().Get("Retry-After") == "" || strings.Contains(answer.Body.String(), "pool") {
+		t.Errorf("%d %v %s", answer.Code, answer.Header(), answer.Body)
+	}
+	if !strings.Contains(w.log.String(), "closed pool") {
+		t.Errorf("log = %s", w.log)
+	}
+}
+
+func TestLogTellsNothingPersonal(t *testing.T) {
+	w := newWorld(t)
+	w.must(201, "POST", "/admin/v1/users", `{"user":"canary-name","password":"canary-password","phone":"09011112222"}`)
+	w.must(200, "GET", "/admin/v1/users/canary-name", "")
+	w.must(200, "GET", "/admin/v1/users?q=canary", "")
+	w.must(404, "GET", "/admin/v1/users/canary-nobody", "")
+	w.must(409, "POST", "/admin/v1/users", `{"user":"canary-name"}`)
+	w.must(204, "DELETE", "/admin/v1/users/canary-name", "")
+	lines := 0
+	for line := range strings.Lines(w.log.String()) {
+		lines++
+		for _, canary := range []string{"canary", "1111", token} {
+			if strings.Contains(line, canary) {
+				t.Errorf("the log tells %q: %s", canary, line)
+			}
+		}
+		if !strings.Contains(line, `"route":"`) || !strings.Contains(line, `"status":`) {
+			t.Errorf("line of log = %s", line)
+		}
+	}
+	if lines != 6 {
+		t.Errorf("%d lines of log for 6 requests", lines)
+	}
+	for range 2 { // created, deleted
+		msg, err := w.heard.NextMsg(10 * time.Second)
+		w.check(err)
+		if all := fmt.Sprint(msg.Subject, msg.Header, string(msg.Data)); strings.Contains(all, "canary") || strings.Contains(all, "1111") {
+			t.Errorf("the bus tells something personal: %s", all)
+		}
+	}
+}
