@@ -1,0 +1,59 @@
+package gateway
+
+import (
+	"errors"
+	"net/http"
+	"net/url"
+	"strings"
+
+	"github.com/sekisho/sekisho/services/internal/httpapi"
+)
+
+// authCheck answers GET /auth/check?app=: reverse proxies ask it about each request to an app, with the request's cookies.
+func (g *gateway) authCheck(w http.ResponseWriter, r *http.Request) error {
+	query := r.URL.Query()
+	app := query.Get("app")
+	if g.policy.Policy().Apps[app] == nil {
+		return httpapi.Invalid("app", "there is no such app")
+	}
+	s, err := g.session(r, true)
+	if err == nil && s.App != app {
+		err = errNobody // a session is for the app that it was asked for, under that app's policy
+	}
+	if errors.Is(err, errNobody) {
+		w.Header().Set("Location", g.loginURL(r, app))
+		if query.Get("redirect") == "1" {
+			w.WriteHeader(http.StatusFound)
+			return nil
+		}
+	}
+	if err != nil {
+		return err
+	}
+	h := w.Header()
+	h.Set("Remote-User", s.Name)
+	h.Set("Sekisho-Acr", s.ACR)
+	h.Set("Sekisho-Amr", strings.Join(s.AMR, ","))
+	w.WriteHeader(http.StatusOK)
+	return nil
+}
+
+// loginURL is the login page that leads back to what the browser asked the proxy for.
+func (g *gateway) loginURL(r *http.Request, app string) string {
+	query := url.Values{"app": {app}}
+	if host := g.border.forwarded(r, "X-Forwarded-Host"); host != "" {
+		asked := g.border.forwarded(r, "X-Forwarded-Proto") + "://" + host + g.border.forwarded(r, "X-Forwarded-Uri")
+		if target, ok := g.border.returnTo(r, asked); ok {
+			query.Set("return_to", target)
+		}
+	}
+	// Not own: behind a proxy that names its app in X-Forwarded-Host, that would be the app's origin.
+	origin := g.border.url
+	if origin == "" {
+		origin = "http://" + r.Host
+		if g.border.secure(r) {
+			origin = "https://" + r.Host
+		}
+	}
+	return origin + "/login?" + query.Encode()
+}

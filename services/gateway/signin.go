@@ -1,0 +1,280 @@
+package gateway
+
+import (
+	"errors"
+	"net/http"
+	"strings"
+
+	"golang.org/x/text/unicode/norm"
+
+	"github.com/sekisho/sekisho/events"
+	"github.com/sekisho/sekisho/services/gateway/pages"
+	"github.com/sekisho/sekisho/services/internal/httpapi"
+)
+
+// demoApp is the app of the page "/", and of a login page that is opened without naming one.
+const demoApp = "demo"
+
+// signInPage answers GET /login.
+func (g *gateway) signInPage(w http.ResponseWriter, r *http.Request) error {
+	query := r.URL.Query()
+	app := query.Get("app")
+	if app == "" {
+		app = demoApp
+	}
+	return g.signIn(w, r, http.StatusOK, pages.SignIn{App: app, ReturnTo: query.Get("return_to")})
+}
+
+func (g *gateway) signIn(w http.ResponseWriter, r *http.Request, status int, page pages.SignIn) error {
+	app := g.policy.Policy().Apps[page.App]
+	if app == nil {
+		return &httpapi.Problem{Status: http.StatusNotFound}
+	}
+	lang := g.language(w, r)
+	page.AppName = app.Name.In(lang)
+	page.Passwordless = app.Accepts(events.None)
+	page.ReturnTo, _ = g.border.returnTo(r, page.ReturnTo)
+	page.CSRF = g.formToken(w, r, aboutLogin)
+	return g.pages.Render(w, status, lang, page)
+}
+
+// signInForm answers POST /login.
+func (g *gateway) signInForm(w http.ResponseWriter, r *http.Request) error {
+	if err := g.readForm(w, r, aboutLogin); err != nil {
+		return err
+	}
+	in := startBody{
+		App: r.PostForm.Get("app"), User: strings.TrimSpace(r.PostForm.Get("user")), Method: events.Method(r.PostForm.Get("method")),
+		Locale: g.language(w, r),
+	}
+	if in.Method == "" {
+		in.Method = events.Password // the form was sent by the Enter key of an old browser
+	}
+	if in.Method == events.Password {
+		in.Password = r.PostForm.Get("password")
+	}
+	in.ReturnTo, _ = g.border.returnTo(r, r.PostForm.Get("return_to"))
+	login, err := g.begin(r, in)
+	if err != nil {
+		return g.signInAgain(w, r, in, err)
+	}
+	_, err = g.await(w, r, login, g.cfg.Gateway.Wait, func(s *events.State) bool { return s.Status() != events.StatusPending })
+	if err != nil {
+		return err
+	}
+	if err := g.setLogin(w, login, in.ReturnTo); err != nil {
+		return err
+	}
+	http.Redirect(w, r, "/login/"+login.ID, http.StatusSeeOther)
+	return nil
+}
+
+// signInAgain shows the form with what is wrong.
+func (g *gateway) signInAgain(w http.ResponseWriter, r *http.Request, in startBody, err error) error {
+	page := pages.SignIn{App: in.App, ReturnTo: in.ReturnTo, User: in.User}
+	p := g.problem(err)
+	switch {
+	case p.Field == "user":
+		page.Problem = "bad_user"
+	case p.Field == "password":
+		page.Problem = "bad_password"
+	case p.Status == http.StatusTooManyRequests:
+		page.Problem = "limited"
+	case p.Status == http.StatusServiceUnavailable:
+		page.Problem = "unavailable"
+		g.report(r, err)
+	default:
+		return err
+	}
+	retryAfter(w, p)
+	return g.signIn(w, r, p.Status, page)
+}
+
+// browserStarter is the login of the path, if this browser started it, and where to go after it.
+func (g *gateway) browserStarter(r *http.Request) (events.Login, string, error) {
+	login, returnTo, ok := g.browserLogin(r)
+	if !ok || login.ID != r.PathValue("id") {
+		return events.Login{}, "", &httpapi.Problem{Status: http.StatusNotFound}
+	}
+	noteLogin(r, login)
+	return login, returnTo, nil
+}
+
+// loginPage answers GET /login/{id}.
+func (g *gateway) loginPage(w http.ResponseWriter, r *http.Request) error {
+	login, returnTo, err := g.browserStarter(r)
+	if err != nil {
+		return err
+	}
+	state, err := g.client.State(r.Context(), login)
+	if err != nil {
+		return err
+	}
+	if state.Status() == events.StatusGranted {
+		session, token, err := g.grant(r.Context(), state)
+		if err != nil {
+			return err
+		}
+		if token != "" {
+			if err := g.giveSession(w, r, session, token); err != nil {
+				return err
+			}
+			if returnTo == "" {
+				returnTo = "/"
+			}
+			http.Redirect(w, r, returnTo, http.StatusSeeOther)
+			return nil
+		}
+	}
+	return g.showLogin(w, r, http.StatusOK, state, returnTo, notice(state))
+}
+
+func (g *gateway) showLogin(w http.ResponseWriter, r *http.Request, status int, state *events.State, returnTo, notice string) error {
+	lang := g.language(w, r)
+	page := pages.Login{
+		ID: state.Login.ID, CSRF: g.formToken(w, r, state.Login.ID), ReturnTo: returnTo,
+		Status: string(state.Status()), Reason: state.Reason(), Version: state.Version(), Deadline: state.Deadline(),
+		Notice: notice, Now: g.now(),
+	}
+	if state.Requested != nil {
+		page.App = state.Requested.App
+		page.AppName = g.appName(page.App, lang)
+	}
+	if c := state.Challenge(); c != nil {
+		page.Challenge = &pages.Challenge{Round: c.Round, Factor: string(c.Factor), Hint: c.Hint, Expires: c.Expires,
+			ResendAt: c.ResendAt, AttemptsLeft: g.attemptsLeft(c), Question: c.Question}
+		for _, f := range c.Choices {
+			page.Choices = append(page.Choices, string(f))
+		}
+	}
+	return g.pages.Render(w, status, lang, page)
+}
+
+// notice is what the person should know of the last step.
+func notice(state *events.State) string {
+	c := state.Challenge()
+	switch {
+	case c == nil:
+		return ""
+	case state.Round() > c.Round:
+		return "undelivered"
+	case c.Rejected != "":
+		return "wrong_code" // also where a lock is the cause, which is for its owner only
+	case c.Round > 1 && state.Challenged[c.Round-1] != nil && state.Challenged[c.Round-1].Factor == c.Factor:
+		return "resent"
+	default:
+		return ""
+	}
+}
+
+// answerForm answers POST /login/{id}/answers.
+func (g *gateway) answerForm(w http.ResponseWriter, r *http.Request) error {
+	return g.step(w, r, func(login events.Login) (func(*events.State) bool, error) {
+		// People type full-width digits and spaces, and this page works without a script that would repair it.
+		code := strings.Join(strings.Fields(norm.NFKC.String(r.PostForm.Get("code"))), "")
+		return g.tryCode(r.Context(), login, code)
+	})
+}
+
+// factorForm answers POST /login/{id}/factor.
+func (g *gateway) factorForm(w http.ResponseWriter, r *http.Request) error {
+	return g.step(w, r, func(login events.Login) (func(*events.State) bool, error) {
+		left, err := g.client.Choose(r.Context(), login, events.Factor(r.PostForm.Get("factor")))
+		return func(s *events.State) bool { return s.Round() > left || s.Ended() }, err
+	})
+}
+
+// cancelForm answers POST /login/{id}/cancel.
+func (g *gateway) cancelForm(w http.ResponseWriter, r *http.Request) error {
+	return g.step(w, r, func(login events.Login) (func(*events.State) bool, error) {
+		return (*events.State).Ended, g.client.Cancel(r.Context(), login)
+	})
+}
+
+// step does what a form of the login page asks for, waits for what comes of it, and leads back to the page.
+func (g *gateway) step(w http.ResponseWriter, r *http.Request, do func(events.Login) (done func(*events.State) bool, err error)) error {
+	login, returnTo, err := g.browserStarter(r)
+	if err != nil {
+		return err
+	}
+	if err := g.readForm(w, r, login.ID); err != nil {
+		return err
+	}
+	done, err := do(login)
+	if err == nil {
+		_, err = g.await(w, r, login, g.cfg.Gateway.Wait, done)
+	}
+	if err == nil || g.problem(err).Status == http.StatusConflict { // overtaken by events: the page shows by which
+		http.Redirect(w, r, "/login/"+login.ID, http.StatusSeeOther)
+		return nil
+	}
+	return g.loginAgain(w, r, login, returnTo, err)
+}
+
+// loginAgain shows the page of the login with what is wrong.
+func (g *gateway) loginAgain(w http.ResponseWriter, r *http.Request, login events.Login, returnTo string, err error) error {
+	p, notice := g.problem(err), ""
+	switch {
+	case p.Field == "code":
+		notice = "bad_code"
+	case p.Status == http.StatusTooManyRequests:
+		notice = "too_soon"
+	default:
+		return err
+	}
+	state, err := g.client.State(r.Context(), login)
+	if err != nil {
+		return err
+	}
+	retryAfter(w, p)
+	return g.showLogin(w, r, p.Status, state, returnTo, notice)
+}
+
+// home answers GET /: the demo app, which only who is logged in to it may see.
+func (g *gateway) home(w http.ResponseWriter, r *http.Request) error {
+	s, err := g.session(r, true)
+	if errors.Is(err, errNobody) || err == nil && s.App != demoApp {
+		http.Redirect(w, r, "/login?app="+demoApp, http.StatusSeeOther)
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	lang := g.language(w, r)
+	return g.pages.Render(w, http.StatusOK, lang, pages.Home{User: s.Name, App: s.App, AppName: g.appName(s.App, lang),
+		AMR: s.AMR, ACR: s.ACR, AuthTime: s.AuthTime, Expires: s.Expires, CSRF: g.formToken(w, r, aboutLogout)})
+}
+
+// logOutForm answers POST /logout.
+func (g *gateway) logOutForm(w http.ResponseWriter, r *http.Request) error {
+	if err := g.readForm(w, r, aboutLogout); err != nil {
+		return err
+	}
+	s, err := g.session(r, true)
+	if err == nil {
+		err = g.endSession(r.Context(), s.Login)
+	}
+	if err != nil && !errors.Is(err, errNobody) { // nobody: it has ended already
+		return err
+	}
+	http.SetCookie(w, expired(g.sessionCookie("", 0)))
+	lang := g.language(w, r)
+	return g.pages.Render(w, http.StatusOK, lang, pages.SignedOut{App: demoApp, AppName: g.appName(demoApp, lang)})
+}
+
+// appName is the app's name in people's words, empty for an app that the policy does not know any more.
+func (g *gateway) appName(app, lang string) string {
+	if a := g.policy.Policy().Apps[app]; a != nil {
+		return a.Name.In(lang)
+	}
+	return ""
+}
+
+// language is the language of the pages. A choice made on any page is kept.
+func (g *gateway) language(w http.ResponseWriter, r *http.Request) string {
+	if chosen := r.URL.Query().Get("lang"); chosen == "ja" || chosen == "en" {
+		http.SetCookie(w, hostCookie(languageName, chosen, deviceAge))
+		return chosen
+	}
+	return pages.Negotiate(r.Header.Get("Accept-Language"), cookieValue(r, languageName))
+}

@@ -1,0 +1,99 @@
+package gateway
+
+import (
+	"crypto/hkdf"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
+	"fmt"
+
+	"github.com/google/uuid"
+
+	"github.com/sekisho/sekisho/events"
+)
+
+// A purpose separates what the gateway's one secret key is used for: what was made for one purpose means nothing to another.
+type purpose string
+
+const (
+	loginSecret  purpose = "login"   // proves who started a login
+	sessionToken purpose = "session" // proves who was granted one
+	formToken    purpose = "form"    // binds a form to the browser that got it
+	deviceCookie purpose = "device"  // which browser this is, and who logged in with it
+	sourceTag    purpose = "source"  // a client's network, without telling it
+)
+
+// keys are what the gateway signs with. Every instance of the gateway has the same.
+type keys struct {
+	gateway string
+	id      byte // tells the secret key that a token was made with, so that one that was replaced is recognized
+	derived map[purpose][]byte
+}
+
+func newKeys(gateway string, secret []byte) (*keys, error) {
+	k := &keys{gateway: gateway, derived: make(map[purpose][]byte)}
+	for _, p := range []purpose{loginSecret, sessionToken, formToken, deviceCookie, sourceTag, "id"} {
+		key, err := hkdf.Key(sha256.New, secret, nil, "sekisho gateway "+string(p)+" v1", sha256.Size)
+		if err != nil {
+			return nil, fmt.Errorf("derive key %s: %w", p, err)
+		}
+		k.derived[p] = key
+	}
+	k.id = k.derived["id"][0]
+	return k, nil
+}
+
+func (k *keys) mac(p purpose, data string) []byte {
+	h := hmac.New(sha256.New, k.derived[p])
+	h.Write([]byte(data)) // never fails (hash.Hash)
+	return h.Sum(nil)
+}
+
+func (k *keys) valid(p purpose, data string, mac []byte) bool {
+	return hmac.Equal(k.mac(p, data), mac)
+}
+
+// tag stands for a value that must not be told.
+func (k *keys) tag(value string) string { return hex.EncodeToString(k.mac(sourceTag, value)[:16]) }
+
+// A token names a login and proves that this gateway said so. Its bytes, before base64url: version, key id, the login's
+// UUID (16), and the MAC of all of these and the gateway's name (32). No look-up is needed to check one, and nothing that
+// is on the bus helps to forge one.
+const (
+	tokenVersion = 1
+	tokenHeader  = 2
+	tokenClaim   = tokenHeader + len(uuid.UUID{})
+	tokenSize    = tokenClaim + sha256.Size
+)
+
+// tokenEncoding refuses what decodes to the same bytes but is not what was given out.
+var tokenEncoding = base64.RawURLEncoding.Strict()
+
+// token makes the token of one of this gateway's logins.
+func (k *keys) token(p purpose, login events.Login) (string, error) {
+	id, err := uuid.Parse(login.ID)
+	if err != nil {
+		return "", fmt.Errorf("token of %s: %w", login, err)
+	}
+	raw := append([]byte{tokenVersion, k.id}, id[:]...)
+	raw = append(raw, k.mac(p, signed(raw, login))...)
+	return tokenEncoding.EncodeToString(raw), nil
+}
+
+// signed is what a token's MAC covers.
+func signed(raw []byte, login events.Login) string { return string(raw[:tokenHeader]) + login.String() }
+
+// login is the login that a token names, if it is one of this gateway's tokens.
+func (k *keys) login(p purpose, token string) (events.Login, bool) {
+	raw, err := tokenEncoding.DecodeString(token)
+	// The decoder skips line breaks, so the length of the text counts too.
+	if err != nil || len(raw) != tokenSize || len(token) != tokenEncoding.EncodedLen(tokenSize) || raw[0] != tokenVersion || raw[1] != k.id {
+		return events.Login{}, false
+	}
+	login := events.Login{Gateway: k.gateway, ID: uuid.UUID(raw[tokenHeader:tokenClaim]).String()}
+	if !k.valid(p, signed(raw, login), raw[tokenClaim:]) {
+		return events.Login{}, false
+	}
+	return login, true
+}

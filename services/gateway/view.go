@@ -1,0 +1,121 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"time"
+
+	"github.com/sekisho/sekisho/events"
+	"github.com/sekisho/sekisho/services/internal/httpapi"
+	"github.com/sekisho/sekisho/services/internal/sessions"
+)
+
+// loginView is a login in the API. What does not apply is absent.
+type loginView struct {
+	ID           string          `json:"id"`
+	Version      int             `json:"version"`
+	Status       events.Status   `json:"status"`
+	Reason       string          `json:"reason,omitempty"`
+	App          string          `json:"app,omitempty"`
+	Deadline     time.Time       `json:"deadline,omitzero"`
+	Challenge    *challengeView  `json:"challenge,omitempty"`
+	Choices      []events.Factor `json:"choices,omitempty"`
+	Session      *sessionView    `json:"session,omitempty"`
+	LoginToken   string          `json:"login_token,omitempty"`
+	SessionToken string          `json:"session_token,omitempty"`
+
+	granted *sessions.Session // what SessionToken is of
+}
+
+type challengeView struct {
+	Round        int           `json:"round"`
+	Factor       events.Factor `json:"factor"`
+	Hint         string        `json:"hint,omitempty"`
+	Expires      time.Time     `json:"expires"`
+	ResendAt     time.Time     `json:"resend_at,omitzero"`
+	AttemptsLeft int           `json:"attempts_left"`
+	Question     string        `json:"question,omitempty"`
+}
+
+type sessionView struct {
+	User    string    `json:"user"`
+	AMR     []string  `json:"amr"`
+	ACR     string    `json:"acr"`
+	Expires time.Time `json:"expires"`
+}
+
+// show answers with a login.
+func (g *gateway) show(w http.ResponseWriter, r *http.Request, status int, state *events.State, bearer bool) error {
+	view, err := g.view(r, state)
+	if err != nil {
+		return err
+	}
+	return g.write(w, r, status, view, bearer)
+}
+
+// write answers with a login. The token of its session goes along to a bearer; a browser gets it as a cookie, out of
+// reach of scripts.
+func (g *gateway) write(w http.ResponseWriter, r *http.Request, status int, view *loginView, bearer bool) error {
+	if !bearer && view.SessionToken != "" {
+		if err := g.giveSession(w, r, view.granted, view.SessionToken); err != nil {
+			return err
+		}
+		view.SessionToken = ""
+	}
+	httpapi.Write(w, status, view)
+	return nil
+}
+
+// view is a login in the API, with the token of its session if it was granted just now.
+func (g *gateway) view(r *http.Request, state *events.State) (*loginView, error) {
+	v := &loginView{ID: state.Login.ID, Version: state.Version(), Status: state.Status(), Reason: state.Reason(), Deadline: state.Deadline().UTC()}
+	if state.Requested != nil {
+		v.App = state.Requested.App
+	}
+	if c := state.Challenge(); c != nil {
+		v.Challenge = &challengeView{Round: c.Round, Factor: c.Factor, Hint: c.Hint, Expires: c.Expires.UTC(),
+			ResendAt: c.ResendAt.UTC(), AttemptsLeft: g.attemptsLeft(c), Question: c.Question}
+		v.Choices = c.Choices
+	}
+	if v.Status != events.StatusGranted {
+		return v, nil
+	}
+	var err error
+	if v.granted, v.SessionToken, err = g.grant(r.Context(), state); err != nil {
+		return nil, err
+	}
+	if s := v.granted; s != nil {
+		v.Session = &sessionView{User: s.Name, AMR: s.AMR, ACR: s.ACR, Expires: s.Expires.UTC()}
+	}
+	return v, nil
+}
+
+// attemptsLeft knows the setting, which the events do not tell before the first answer.
+func (g *gateway) attemptsLeft(c *events.Challenge) int { return min(c.AttemptsLeft, g.cfg.Attempts) }
+
+// grantWindow is how long after the grant the session's token is given out, if it has not been used before. Then the
+// secret of the login is worth nothing any more.
+const grantWindow = time.Minute
+
+// grant is the session of a granted login, nil if it is over, and its token while that may be given out.
+func (g *gateway) grant(ctx context.Context, state *events.State) (session *sessions.Session, token string, err error) {
+	session, err = g.sessions.get(ctx, state.Login)
+	if errors.Is(err, errNobody) {
+		return nil, "", nil
+	}
+	if err != nil {
+		return nil, "", err
+	}
+	if session.Used() || g.now().Sub(state.ClosedAt) >= grantWindow {
+		return session, "", nil
+	}
+	token, err = g.keys.token(sessionToken, state.Login)
+	return session, token, err
+}
+
+// giveSession puts a session into the browser, which remembers whose it was for the next login.
+func (g *gateway) giveSession(w http.ResponseWriter, r *http.Request, session *sessions.Session, token string) error {
+	http.SetCookie(w, g.sessionCookie(token, session.Expires.Sub(g.now())))
+	return g.rememberDevice(w, r, session.User)
+}
