@@ -1,0 +1,73 @@
+// Command sekisho runs Sekisho: all of it on one machine, or some of its workers, or the set-up of what they run on.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"runtime"
+	"strings"
+	"syscall"
+
+	"github.com/sekisho/sekisho/services"
+)
+
+const usage = `Sekisho: event-driven multi-factor login.
+
+  sekisho up               everything on this machine, with demo accounts
+  sekisho setup            provision the NATS and PostgreSQL of SEKISHO_NATS_URL and SEKISHO_POSTGRES_URL
+  sekisho run <worker>…    run workers on them: %s
+  sekisho version          say which version this is
+  sekisho help             say this
+
+Settings are environment variables and the YAML file that SEKISHO_CONFIG names.
+`
+
+// version is set by the build.
+var version = "unknown"
+
+// errUsage is a command line that makes no sense.
+var errUsage = errors.New("usage")
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // from now on a second Ctrl-C ends the process at once
+	err := command(ctx, os.Args[1:], os.Stdout)
+	switch {
+	case errors.Is(err, errUsage):
+		fmt.Fprintf(os.Stderr, "sekisho: %v\n\n"+usage, err, strings.Join(names(services.All), " "))
+		os.Exit(2)
+	case err != nil:
+		fmt.Fprintf(os.Stderr, "sekisho: %v\n", err)
+		os.Exit(1)
+	}
+}
+
+func command(ctx context.Context, args []string, out io.Writer) error {
+	if len(args) == 0 {
+		return fmt.Errorf("%w: no command", errUsage)
+	}
+	name, args := args[0], args[1:]
+	if len(args) > 0 && name != "run" {
+		return fmt.Errorf("%w: %s takes no arguments", errUsage, name)
+	}
+	switch name {
+	case "up":
+		return runUp(ctx, out)
+	case "setup":
+		return runSetup(ctx)
+	case "run":
+		return runWorkers(ctx, args)
+	case "version":
+		_, err := fmt.Fprintln(out, version, runtime.Version())
+		return err
+	case "help", "-h", "--help":
+		_, err := fmt.Fprintf(out, usage, strings.Join(names(services.All), " "))
+		return err
+	default:
+		return fmt.Errorf("%w: unknown command %q", errUsage, name)
+	}
+}

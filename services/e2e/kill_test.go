@@ -1,0 +1,347 @@
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/sekisho/sekisho/services"
+)
+
+const (
+	killLogins    = 1000 // each of a user of its own
+	killInFlight  = 40
+	killInstances = 3
+)
+
+// Three processes of each worker share the work of a thousand logins, and one of each is killed with -9 in the middle.
+// No login is lost, none is granted twice, and nobody gets two messages.
+func TestKillAnyWorker(t *testing.T) {
+	s := &system{t: t, dir: t.TempDir()}
+	s.run(cheap+"limits: {logins_per_source: 100000, sms_per_user: 1000, sms_per_number: 1000}\ndatabase: {connections: 2}\nlog: {level: warn}\n", nil)
+	cluster := &cluster{t: t, system: s, binary: build(t), running: make(map[string][]*process)}
+	for _, worker := range services.All {
+		for range killInstances {
+			cluster.start(worker.Name)
+		}
+	}
+	t.Cleanup(cluster.stop)
+	for _, gateway := range cluster.running["gateway"] {
+		cluster.awaitReady(gateway)
+	}
+	cluster.addUsers()
+
+	var done atomic.Int32
+	var wg sync.WaitGroup
+	killed := make(chan struct{})
+	go func() { // a kill after each share of the logins, so that all fall into the run
+		defer close(killed)
+		for i, worker := range services.All {
+			share := int32((i + 1) * killLogins / (len(services.All) + 2))
+			poll(t, "done so far", func() bool { return done.Load() >= share })
+			cluster.killOne(worker.Name)
+		}
+	}()
+	slots := make(chan struct{}, killInFlight)
+	for n := range killLogins {
+		slots <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-slots }()
+			if err := cluster.logIn(n); err != nil {
+				t.Errorf("login %d: %v", n, err)
+			}
+			done.Add(1)
+		})
+	}
+	wg.Wait()
+	<-killed
+	if t.Failed() {
+		cluster.dumpLogs()
+		return
+	}
+	cluster.checkRecord()
+}
+
+func build(t *testing.T) string {
+	t.Helper()
+	binary := filepath.Join(t.TempDir(), "sekisho")
+	out, err := exec.CommandContext(t.Context(), "go", "build", "-o", binary, "../cmd/sekisho").CombinedOutput()
+	if err != nil {
+		t.Fatalf("build: %v\n%s", err, out)
+	}
+	return binary
+}
+
+// A cluster is workers as processes of their own, on the broker, database and simulators of a system.
+type cluster struct {
+	t       *testing.T
+	system  *system
+	binary  string
+	mu      sync.Mutex
+	running map[string][]*process
+	logins  sync.Map // id of an accepted login: its user
+	tries   [killLogins]int
+}
+
+type process struct {
+	*exec.Cmd
+	http string // base URL, of gateways
+	log  *lockedBuffer
+	done chan struct{}
+}
+
+func (c *cluster) start(worker string) {
+	c.t.Helper()
+	p := &process{log: &lockedBuffer{}, done: make(chan struct{})}
+	p.Cmd = exec.Command(c.binary, "run", worker)
+	p.Env = append(os.Environ(), "SEKISHO_NATS_URL=nats://"+c.system.NATS, "SEKISHO_POSTGRES_URL="+c.system.Postgres,
+		"SEKISHO_DATA_DIR="+c.system.dir, "SEKISHO_CONFIG="+filepath.Join(c.system.dir, "sekisho.yaml"), "SEKISHO_OPS_ADDR=127.0.0.1:0")
+	if worker == "gateway" {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		must(c.t, err)
+		p.Env = append(p.Env, "SEKISHO_HTTP_ADDR="+l.Addr().String())
+		p.http = "http://" + l.Addr().String()
+		must(c.t, l.Close())
+	}
+	p.Stderr = p.log
+	must(c.t, p.Start())
+	go func() { defer close(p.done); _ = p.Wait() }()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.running[worker] = append(c.running[worker], p)
+}
+
+// killOne kills the oldest process of a worker with -9 and starts another.
+func (c *cluster) killOne(worker string) {
+	c.mu.Lock()
+	victim := c.running[worker][0]
+	c.running[worker] = c.running[worker][1:]
+	c.mu.Unlock()
+	_ = victim.Process.Kill()
+	<-victim.done
+	c.start(worker)
+}
+
+func (c *cluster) stop() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, all := range c.running {
+		for _, p := range all {
+			_ = p.Process.Signal(os.Interrupt)
+		}
+	}
+	for worker, all := range c.running {
+		for _, p := range all {
+			select {
+			case <-p.done:
+			case <-time.After(patience):
+				c.t.Errorf("%s did not stop", worker)
+				_ = p.Process.Kill()
+				<-p.done
+			}
+		}
+	}
+}
+
+func (c *cluster) dumpLogs() {
+	for worker, all := range c.running {
+		for _, p := range all {
+			c.t.Logf("%s: %s", worker, p.log.String())
+		}
+	}
+}
+
+func (c *cluster) awaitReady(gateway *process) {
+	c.t.Helper()
+	poll(c.t, "gateway listening", func() bool {
+		res, err := http.Get(gateway.http + "/login")
+		if err == nil {
+			res.Body.Close()
+		}
+		return err == nil
+	})
+}
+
+func userName(n int) string  { return fmt.Sprintf("user%d", n) }
+func userPhone(n int) string { return fmt.Sprintf("+8190222%05d", n) }
+
+// doubted tells whether the risk provider asks for another factor.
+func doubted(n int) bool { return n%2 == 1 }
+
+func (c *cluster) addUsers() {
+	c.t.Helper()
+	c.system.Ops = c.opsOf(c.running["console"][0])
+	for n := range killLogins {
+		c.system.addUser(userName(n), userPhone(n))
+		if doubted(n) {
+			c.system.risk(userName(n), "REVIEW")
+		}
+	}
+}
+
+// opsOf waits for a process to say where its operations address is.
+func (c *cluster) opsOf(p *process) (address string) {
+	c.t.Helper()
+	poll(c.t, "operations address", func() bool {
+		for line := range strings.Lines(p.log.String()) {
+			var said struct{ Addr string }
+			if json.Unmarshal([]byte(line), &said) == nil && said.Addr != "" {
+				address = "http://" + said.Addr
+			}
+		}
+		return address != ""
+	})
+	poll(c.t, "ready", func() bool {
+		res, err := http.Get(address + "/readyz")
+		if err == nil {
+			res.Body.Close()
+		}
+		return err == nil && res.StatusCode == http.StatusOK
+	})
+	return address
+}
+
+// request asks one of the gateways, and another while one is not there: a client behind a load balancer. A request that
+// starts a login is not repeated, since it is not known whether the first was heard.
+func (c *cluster) request(method, path, bearer string, body, dst any) (status int, err error) {
+	data, err := json.Marshal(body)
+	if err != nil {
+		return 0, err
+	}
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); {
+		c.mu.Lock()
+		gateway := c.running["gateway"][rand.IntN(len(c.running["gateway"]))]
+		c.mu.Unlock()
+		var answer []byte
+		status, answer, err = send(c.t.Context(), method, gateway.http+path, bearer, data)
+		switch {
+		case err == nil && status != http.StatusServiceUnavailable:
+			return status, json.Unmarshal(answer, dst)
+		case err != nil && path == "/v1/logins":
+			return 0, err
+		}
+	}
+	return status, fmt.Errorf("no gateway answers: %w", err)
+}
+
+func send(ctx context.Context, method, address, bearer string, body []byte) (int, []byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, method, address, bytes.NewReader(body))
+	if err != nil {
+		return 0, nil, err
+	}
+	req.Header.Set("Content-Type", "application/json")
+	if bearer != "" {
+		req.Header.Set("Authorization", "Bearer "+bearer)
+	}
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return 0, nil, err
+	}
+	defer res.Body.Close()
+	answer, err := io.ReadAll(res.Body)
+	return res.StatusCode, answer, err
+}
+
+// logIn takes one user through a login.
+func (c *cluster) logIn(user int) error {
+	var l login
+	for l.ID == "" {
+		c.tries[user]++ // a gateway that dies before it answers leaves a login that nobody was told of
+		body := map[string]any{"user": userName(user), "method": "password", "password": userPassword, "app": "demo", "tokens": true, "wait": "20s"}
+		if status, err := c.request(http.MethodPost, "/v1/logins", "", body, &l); err == nil && status != http.StatusCreated {
+			return fmt.Errorf("start: %d", status)
+		}
+	}
+	c.logins.Store(l.ID, user)
+	token, answered := l.LoginToken, false
+	for deadline := time.Now().Add(4 * time.Minute); l.Status != "granted"; {
+		if time.Now().After(deadline) {
+			return fmt.Errorf("%s is still %s", l.ID, l.Status)
+		}
+		path, method, body := fmt.Sprintf("/v1/logins/%s?after=%d&wait=5s", l.ID, l.Version), http.MethodGet, any(nil)
+		if l.Status == "challenge" && !answered {
+			sent := c.system.messages(userPhone(user))
+			if len(sent) == 0 {
+				return fmt.Errorf("%s is challenged and nothing was sent", l.ID)
+			}
+			path, method = "/v1/logins/"+l.ID+"/answers", http.MethodPost
+			body = map[string]any{"code": sent[0].code(c.t), "wait": "20s"}
+		} else if l.Status != "pending" && l.Status != "challenge" {
+			return fmt.Errorf("%s is %s %s", l.ID, l.Status, l.Reason)
+		}
+		var now login
+		status, err := c.request(method, path, token, body, &now)
+		switch {
+		case err != nil:
+			return fmt.Errorf("%s: %s: %w", l.ID, method, err)
+		case status == http.StatusOK || status == http.StatusAccepted:
+			answered = answered || method == http.MethodPost
+			l = now
+		case status == http.StatusConflict && method == http.MethodPost:
+			answered = true // the answer of the gateway that died was heard
+		default:
+			return fmt.Errorf("%s: %s: status %d", l.ID, method, status)
+		}
+	}
+	return nil
+}
+
+// checkRecord holds what PostgreSQL and the phones know against what the users saw.
+func (c *cluster) checkRecord() {
+	c.t.Helper()
+	ctx := c.t.Context()
+	db, err := pgx.Connect(ctx, c.system.Postgres)
+	must(c.t, err)
+	defer db.Close(context.WithoutCancel(ctx))
+	count := func(query string) (n int) {
+		c.t.Helper()
+		must(c.t, db.QueryRow(ctx, query).Scan(&n))
+		return n
+	}
+	c.logins.Range(func(id, user any) bool {
+		var sessions int
+		must(c.t, db.QueryRow(ctx, "SELECT count(*) FROM sessions.sessions WHERE login = $1", id).Scan(&sessions))
+		if sessions != 1 {
+			c.t.Errorf("login %v has %d sessions", id, sessions)
+		}
+		return true
+	})
+	for n := range killLogins {
+		sent := c.system.messages(userPhone(n))
+		codes := make(map[string]bool)
+		for _, m := range sent {
+			codes[m.code(c.t)] = true
+		}
+		switch {
+		case !doubted(n) && len(sent) > 0:
+			c.t.Errorf("user %d was not doubted and got %d messages", n, len(sent))
+		case doubted(n) && (len(sent) == 0 || len(sent) > c.tries[n] || len(codes) != len(sent)):
+			c.t.Errorf("user %d started %d logins and got %d messages with %d codes", n, c.tries[n], len(sent), len(codes))
+		}
+	}
+	// The audit log follows: one closing of each login, and no login without its session or the other way round.
+	poll(c.t, "audited", func() bool {
+		return count("SELECT count(*) FROM audit.logins WHERE outcome = 'granted'") == count("SELECT count(*) FROM sessions.sessions") &&
+			count("SELECT count(*) FROM audit.events WHERE step = 'closed'") == count("SELECT count(*) FROM audit.events WHERE step = 'requested'")
+	})
+	if doubled := count("SELECT count(*) FROM (SELECT login FROM audit.events WHERE step = 'closed' GROUP BY gateway, login HAVING count(*) > 1) x"); doubled > 0 {
+		c.t.Errorf("%d logins ended twice", doubled)
+	}
+}

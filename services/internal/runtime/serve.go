@@ -1,0 +1,87 @@
+package runtime
+
+import (
+	"context"
+	"fmt"
+	"io"
+	stdlog "log"
+	"net"
+	"net/http"
+	"runtime/debug"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/sekisho/sekisho/services/internal/config"
+)
+
+// lingering is how long a GET may go on after the shutdown began. Those that still run then wait for something to happen (a long
+// poll, a stream), and their clients will ask again elsewhere; a POST is let finish.
+const lingering = time.Second
+
+// Listen opens a listener at the address that an environment variable gives, and names the variable if that fails.
+func Listen(variable, addr string) (net.Listener, error) {
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		return nil, fmt.Errorf("%w: another program may be using the port; choose an address with %s (port 0 picks a free one)", err, variable)
+	}
+	return l, nil
+}
+
+// A server is an HTTP server with every time-out set.
+type server struct {
+	*http.Server
+	stopWaiting context.CancelFunc
+}
+
+func newServer(cfg config.HTTP, log zerolog.Logger, h http.Handler) *server {
+	waiting, stopWaiting := context.WithCancel(context.Background())
+	return &server{stopWaiting: stopWaiting, Server: &http.Server{
+		Handler:           recovered(log, endWaiting(waiting, h)),
+		ReadHeaderTimeout: cfg.HeaderTimeout,
+		ReadTimeout:       cfg.ReadTimeout,
+		WriteTimeout:      cfg.WriteTimeout,
+		IdleTimeout:       cfg.IdleTimeout,
+		MaxHeaderBytes:    cfg.MaxHeader,
+		ErrorLog:          stdlog.New(io.Discard, "", 0), // it tells the addresses of clients
+	}}
+}
+
+// drain lets requests finish until ctx ends, then cuts them off.
+func (s *server) drain(ctx context.Context) error {
+	defer time.AfterFunc(lingering, s.stopWaiting).Stop()
+	defer s.stopWaiting()
+	if err := s.Shutdown(ctx); err != nil {
+		s.Close()
+		return fmt.Errorf("requests were cut off: %w", err)
+	}
+	return nil
+}
+
+// endWaiting ends the context of GET requests when waiting ends.
+func endWaiting(waiting context.Context, next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodGet {
+			ctx, cancel := context.WithCancel(r.Context())
+			defer cancel()
+			defer context.AfterFunc(waiting, cancel)()
+			r = r.WithContext(ctx)
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// recovered turns a panic into a line of log and an answer, neither of which tells anything about the client.
+func recovered(log zerolog.Logger, next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		defer func() {
+			v := recover()
+			if v == nil || v == http.ErrAbortHandler {
+				return
+			}
+			log.Error().Str("panic", fmt.Sprint(v)).Bytes("stack", debug.Stack()).Str("route", r.Pattern).Msg("a request handler panicked")
+			http.Error(w, http.StatusText(http.StatusInternalServerError), http.StatusInternalServerError)
+		}()
+		next.ServeHTTP(w, r)
+	})
+}

@@ -1,0 +1,163 @@
+// Package setup provisions what Sekisho runs on: the folder of credentials, the streams, consumers and keys in NATS, and the tables
+// and roles in PostgreSQL. It is safe to repeat, and several may run at once. What exists is not changed: a stream with other
+// settings is an error that lists the differences.
+package setup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/rs/zerolog"
+
+	"github.com/sekisho/sekisho/services/internal/bus"
+	"github.com/sekisho/sekisho/services/internal/config"
+	"github.com/sekisho/sekisho/services/internal/credentials"
+	"github.com/sekisho/sekisho/services/internal/migrations"
+)
+
+// sealing lists the workers that values are sealed to.
+var sealing = []string{"identityverifier", "riskassessor", "otpvalidator"}
+
+// connectWait is how long setup waits for a broker or a database that does not answer yet.
+const connectWait = 30 * time.Second
+
+// Gateways names the gateways that have a NATS user: the web gateway and those outside.
+func Gateways(cfg *config.Config) []string {
+	return append([]string{cfg.Gateway.Name}, cfg.Bus.Gateways...)
+}
+
+// NKeys gives the public nkey of each NATS user, as a broker must know them.
+func NKeys(cfg *config.Config, folder *credentials.Folder) (map[string]string, error) {
+	keys := make(map[string]string)
+	for _, u := range bus.Users(Gateways(cfg)) {
+		key, err := folder.PublicNKey(u.Name)
+		if err != nil {
+			return nil, err
+		}
+		keys[u.Name] = key
+	}
+	return keys, nil
+}
+
+// Credentials makes what is missing in the folder, and rotates the sealing keys.
+func Credentials(cfg *config.Config, folder *credentials.Folder, now time.Time) error {
+	contents := credentials.Contents{
+		Roles: migrations.Roles,
+		Keys:  []string{"code", "directory", "gateway-" + cfg.Gateway.Name},
+	}
+	for _, u := range bus.Users(Gateways(cfg)) {
+		contents.Users = append(contents.Users, u.Name)
+	}
+	if err := folder.Ensure(contents); err != nil {
+		return err
+	}
+	keys, err := NKeys(cfg, folder)
+	if err != nil {
+		return err
+	}
+	if err := folder.Write("nats-users.conf", []byte(bus.UsersConf(Gateways(cfg), keys))); err != nil {
+		return err
+	}
+	return folder.RotateSealing(sealing, now, cfg.Sealing.Rotate)
+}
+
+// NATS provisions the broker, and tells it the public sealing keys.
+func NATS(ctx context.Context, nc *nats.Conn, cfg *config.Config, folder *credentials.Folder) error {
+	differ := bus.Provision(ctx, nc, Gateways(cfg), cfg.Bus.Replicas)
+	if differ != nil && !errors.Is(differ, bus.ErrDiffers) {
+		return differ
+	}
+	return errors.Join(differ, publishKeys(ctx, nc, folder))
+}
+
+// RotateKeys rotates the sealing keys that are due, and tells senders.
+func RotateKeys(ctx context.Context, nc *nats.Conn, cfg *config.Config, folder *credentials.Folder, now time.Time) error {
+	if err := folder.RotateSealing(sealing, now, cfg.Sealing.Rotate); err != nil {
+		return err
+	}
+	return publishKeys(ctx, nc, folder)
+}
+
+func publishKeys(ctx context.Context, nc *nats.Conn, folder *credentials.Folder) error {
+	keys, err := folder.PublicKeys()
+	if err != nil {
+		return err
+	}
+	return bus.PublishKeys(ctx, nc, keys)
+}
+
+// Connect connects to the broker as the URL's user if it names one, else as the user setup.
+func Connect(ctx context.Context, address string, folder *credentials.Folder, log zerolog.Logger, options ...nats.Option) (*nats.Conn, error) {
+	u, err := url.Parse(address)
+	if err != nil {
+		return nil, errors.New("the NATS URL is malformed") // it may hold a password
+	}
+	var seed []byte
+	if u.User == nil {
+		if seed, err = folder.Seed(bus.UserSetup); err != nil {
+			return nil, err
+		}
+	}
+	var nc *nats.Conn
+	err = wait(ctx, log, "waiting for the broker", func(context.Context) (err error) {
+		nc, err = bus.Dial(address, bus.UserSetup, seed, log, options...)
+		return err
+	})
+	if errors.Is(err, nats.ErrAuthorization) {
+		return nil, fmt.Errorf("%w: the broker does not know the user; put `include \"%s/nats-users.conf\"` into its configuration and reload it, or give a user in SEKISHO_NATS_URL", err, folder.Dir())
+	}
+	return nc, err
+}
+
+// Run is `sekisho setup`: everything, on the broker and the database of the two URLs.
+func Run(ctx context.Context, cfg *config.Config, env config.Environment, log zerolog.Logger) error {
+	folder := credentials.Open(env.CredentialsDir)
+	if err := Credentials(cfg, folder, time.Now()); err != nil {
+		return err
+	}
+	log.Info().Str("folder", folder.Dir()).Msg("credentials are complete")
+	nc, err := Connect(ctx, env.NATSURL, folder, log)
+	if err != nil {
+		return err
+	}
+	defer nc.Close()
+	differ := NATS(ctx, nc, cfg, folder)
+	if differ != nil && !errors.Is(differ, bus.ErrDiffers) {
+		return differ
+	}
+	if differ == nil {
+		log.Info().Strs("gateways", Gateways(cfg)).Msg("streams, consumers and keys are complete")
+	}
+	if err := Postgres(ctx, env.PostgresURL, folder, log); err != nil {
+		return errors.Join(differ, err)
+	}
+	log.Info().Msg("tables and roles are complete")
+	return differ
+}
+
+// wait calls fn until it succeeds, is refused, or connectWait is over.
+func wait(ctx context.Context, log zerolog.Logger, what string, fn func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, connectWait)
+	defer cancel()
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		err := fn(ctx)
+		if err == nil || refused(err) {
+			return err
+		}
+		log.Warn().Err(err).Msg(what)
+		select {
+		case <-ctx.Done():
+			if errors.Is(ctx.Err(), context.Canceled) {
+				return ctx.Err()
+			}
+			return err
+		case <-tick.C:
+		}
+	}
+}

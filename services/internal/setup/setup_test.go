@@ -1,0 +1,212 @@
+package setup_test
+
+import (
+	"context"
+	"errors"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/rs/zerolog"
+
+	"github.com/sekisho/sekisho/services/internal/bus"
+	"github.com/sekisho/sekisho/services/internal/config"
+	"github.com/sekisho/sekisho/services/internal/credentials"
+	"github.com/sekisho/sekisho/services/internal/migrations"
+	"github.com/sekisho/sekisho/services/internal/setup"
+	"github.com/sekisho/sekisho/services/internal/testenv"
+)
+
+func TestMain(m *testing.M) { testenv.Main(m) }
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A site is an empty database and a broker that knows the users of a folder.
+type site struct {
+	cfg    *config.Config
+	env    config.Environment
+	folder *credentials.Folder
+}
+
+func newSite(t *testing.T) *site {
+	t.Helper()
+	dir := t.TempDir()
+	s := &site{cfg: config.Default(), folder: credentials.Open(filepath.Join(dir, "credentials"))}
+	must(t, setup.Credentials(s.cfg, s.folder, time.Now()))
+	// The broker reads its users from the file that setup writes, as one that is not embedded does.
+	conf := filepath.Join(dir, "nats.conf")
+	must(t, os.WriteFile(conf, []byte("listen: 127.0.0.1:-1\njetstream: { store_dir: '"+filepath.Join(dir, "nats")+"' }\ninclude 'credentials/nats-users.conf'\n"), 0o600))
+	opts, err := server.ProcessConfigFile(conf)
+	must(t, err)
+	opts.NoSigs = true
+	broker := startBroker(t, opts)
+	s.env = config.Environment{NATSURL: broker.ClientURL(), PostgresURL: testenv.Postgres(t), CredentialsDir: s.folder.Dir()}
+	return s
+}
+
+func startBroker(t *testing.T, opts *server.Options) *server.Server {
+	t.Helper()
+	broker, err := server.NewServer(opts)
+	must(t, err)
+	go broker.Start()
+	t.Cleanup(func() { broker.Shutdown(); broker.WaitForShutdown() })
+	if !broker.ReadyForConnections(30 * time.Second) {
+		t.Fatal("the broker is not ready")
+	}
+	return broker
+}
+
+func (s *site) run(ctx context.Context) error { return setup.Run(ctx, s.cfg, s.env, zerolog.Nop()) }
+
+func (s *site) jetStream(t *testing.T) jetstream.JetStream {
+	t.Helper()
+	nc, err := setup.Connect(t.Context(), s.env.NATSURL, s.folder, zerolog.Nop())
+	must(t, err)
+	t.Cleanup(nc.Close)
+	js, err := jetstream.New(nc)
+	must(t, err)
+	return js
+}
+
+func TestSetupProvisionsEverythingAndMayBeRepeated(t *testing.T) {
+	s := newSite(t)
+	for range 2 {
+		must(t, s.run(t.Context()))
+	}
+	js := s.jetStream(t)
+	for _, want := range bus.Streams(1) {
+		if _, err := js.Stream(t.Context(), want.Name); err != nil {
+			t.Errorf("stream %s: %v", want.Name, err)
+		}
+	}
+	keys, err := js.Stream(t.Context(), "KEYS")
+	must(t, err)
+	public, err := s.folder.PublicKeys()
+	must(t, err)
+	if got := keys.CachedInfo().State.Msgs; got != uint64(len(public)) || got == 0 {
+		t.Errorf("KEYS has %d messages after two runs, want one for each of %d recipients", got, len(public))
+	}
+	for _, role := range migrations.Roles {
+		if user := s.loginAs(t, role); user != role {
+			t.Errorf("role %s is %q", role, user)
+		}
+	}
+}
+
+// loginAs connects with the folder's password of a role.
+func (s *site) loginAs(t *testing.T, role string) (user string) {
+	t.Helper()
+	password, err := s.folder.Password(role)
+	must(t, err)
+	u, err := url.Parse(s.env.PostgresURL)
+	must(t, err)
+	u.User = url.UserPassword(role, password)
+	conn, err := pgx.Connect(t.Context(), u.String())
+	must(t, err)
+	defer conn.Close(context.Background())
+	must(t, conn.QueryRow(t.Context(), "SELECT current_user").Scan(&user))
+	return user
+}
+
+func TestManySetupsAtOnce(t *testing.T) {
+	s := newSite(t)
+	var wg sync.WaitGroup
+	for range 3 {
+		wg.Go(func() {
+			if err := s.run(t.Context()); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+}
+
+func TestNewPasswordsReplaceTheOld(t *testing.T) {
+	s := newSite(t)
+	must(t, s.run(t.Context()))
+	must(t, os.Remove(filepath.Join(s.folder.Dir(), "postgres.json")))
+	must(t, s.run(t.Context()))
+	s.loginAs(t, "recorder")
+}
+
+func TestOtherSettingsAreReportedAndNotChanged(t *testing.T) {
+	s := newSite(t)
+	must(t, s.run(t.Context()))
+	js := s.jetStream(t)
+	stream, err := js.Stream(t.Context(), "DEAD")
+	must(t, err)
+	other := stream.CachedInfo().Config
+	other.MaxAge = time.Hour
+	_, err = js.UpdateStream(t.Context(), other)
+	must(t, err)
+
+	err = s.run(t.Context())
+	if !errors.Is(err, bus.ErrDiffers) || !strings.Contains(err.Error(), "DEAD") || !strings.Contains(err.Error(), "max_age") {
+		t.Errorf("got %v", err)
+	}
+	stream, err = js.Stream(t.Context(), "DEAD")
+	must(t, err)
+	if got := stream.CachedInfo().Config.MaxAge; got != time.Hour {
+		t.Errorf("max age became %v", got)
+	}
+}
+
+func TestBrokerThatDoesNotKnowTheUsersIsExplained(t *testing.T) {
+	s := newSite(t)
+	strange := credentials.Open(filepath.Join(t.TempDir(), "credentials"))
+	s.env.CredentialsDir = strange.Dir()
+	err := s.run(t.Context())
+	if err == nil || !strings.Contains(err.Error(), filepath.Join(strange.Dir(), "nats-users.conf")) {
+		t.Errorf("got %v", err)
+	}
+	if _, err := strange.Seed(bus.UserSetup); err != nil {
+		t.Errorf("the credentials that the broker is to learn were not written: %v", err)
+	}
+}
+
+func TestTheURLsOwnUserIsTaken(t *testing.T) {
+	s := newSite(t)
+	broker := startBroker(t, &server.Options{Host: "127.0.0.1", Port: server.RANDOM_PORT, NoSigs: true, JetStream: true, StoreDir: t.TempDir(),
+		Username: "admin", Password: "sesame"})
+	s.env.NATSURL = strings.Replace(broker.ClientURL(), "nats://", "nats://admin:sesame@", 1)
+	must(t, s.run(t.Context()))
+}
+
+func TestRotatedKeysReachTheBroker(t *testing.T) {
+	s := newSite(t)
+	must(t, s.run(t.Context()))
+	nc, err := setup.Connect(t.Context(), s.env.NATSURL, s.folder, zerolog.Nop())
+	must(t, err)
+	defer nc.Close()
+	before, err := s.folder.PublicKeys()
+	must(t, err)
+	later := time.Now().Add(s.cfg.Sealing.Rotate)
+	must(t, setup.RotateKeys(t.Context(), nc, s.cfg, s.folder, later))
+	must(t, setup.RotateKeys(t.Context(), nc, s.cfg, s.folder, later.Add(time.Hour)))
+	after, err := s.folder.PublicKeys()
+	must(t, err)
+	keys, err := s.jetStream(t).Stream(t.Context(), "KEYS")
+	must(t, err)
+	for i := range after {
+		if after[i].ID == before[i].ID {
+			t.Errorf("key of %s was not rotated", after[i].Recipient)
+		}
+		msg, err := keys.GetLastMsgForSubject(t.Context(), "keys."+after[i].Recipient)
+		must(t, err)
+		if !strings.Contains(string(msg.Data), after[i].ID) {
+			t.Errorf("senders are told %s, want %s", msg.Data, after[i].ID)
+		}
+	}
+}

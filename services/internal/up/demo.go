@@ -1,0 +1,73 @@
+package up
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/sekisho/sekisho/services/internal/directory"
+)
+
+// A demoAccount is a user to try things with. Their numbers are of nobody: simulated phones get the messages.
+type demoAccount struct {
+	name, phone string
+	primary     directory.Primary
+	locked      bool
+	about       string
+}
+
+var demo = []demoAccount{
+	{name: "alice", phone: "+819012341234", primary: directory.Password, about: "password, then a code by text message (the risk simulator says REVIEW)"},
+	{name: "bob", phone: "+819012345678", primary: directory.Password, about: "password (the risk simulator says OK)"},
+	{name: "carol", primary: directory.Token, about: "logs in with a token; none is assigned to her yet"},
+	{name: "dave", phone: "+819012349999", primary: directory.Password, locked: true, about: "locked: every login is denied"},
+}
+
+// makeDemo makes the demo accounts, once per data dir: what an operator changes or deletes later stays so. It gives their password.
+func (u *up) makeDemo(ctx context.Context) (password string, err error) {
+	if password, err = keptSecret(filepath.Join(u.Environment.DataDir, "demo-password")); err != nil {
+		return "", err
+	}
+	made := filepath.Join(u.Environment.DataDir, "demo-made")
+	if _, err := os.Stat(made); err == nil {
+		return password, nil
+	}
+	pool, err := pgxpool.New(ctx, u.postgresURL)
+	if err != nil {
+		return "", fmt.Errorf("demo accounts: %w", err)
+	}
+	defer pool.Close()
+	cost := u.Config.Password
+	d := directory.New(pool, directory.Rule(u.Config.Lock), time.Now)
+	defer d.Close()
+	hasher := directory.NewHasher(directory.Cost{Memory: cost.Memory, Time: cost.Time, Threads: cost.Threads}, cost.Concurrent)
+	for _, a := range demo {
+		if err := a.create(ctx, d, hasher, password); err != nil {
+			return "", fmt.Errorf("demo account %s: %w", a.name, err)
+		}
+	}
+	return password, writeFile(made, nil)
+}
+
+// create leaves a user of that name alone: an earlier start that did not come to its end made it, or it is somebody's.
+func (a demoAccount) create(ctx context.Context, d *directory.Directory, hasher *directory.Hasher, password string) (err error) {
+	hash := ""
+	if a.primary == directory.Password {
+		if hash, err = hasher.Hash(ctx, password); err != nil {
+			return err
+		}
+	}
+	user, err := d.Create(ctx, directory.User{Name: a.name, Locale: "ja", Primary: a.primary, Phone: a.phone}, hash)
+	if errors.Is(err, directory.ErrTaken) {
+		return nil
+	}
+	if err == nil && a.locked {
+		_, err = d.Change(ctx, user.ID, directory.Change{Locked: new(true)})
+	}
+	return err
+}

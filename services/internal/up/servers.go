@@ -1,0 +1,90 @@
+package up
+
+import (
+	"context"
+	"errors"
+	"net/url"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/sekisho/sekisho/services/internal/bus"
+	"github.com/sekisho/sekisho/services/internal/postgres"
+	"github.com/sekisho/sekisho/services/internal/setup"
+)
+
+const (
+	startWait = time.Minute      // for the database to start, recovery after a crash included
+	stopWait  = 20 * time.Second // for the database to write its checkpoint
+)
+
+// startServers starts the broker and the database that are not given, at the same time. What it has started before an error is for
+// stopServers too.
+func (u *up) startServers(ctx context.Context, fail func(error)) error {
+	var (
+		starting      sync.WaitGroup
+		dbErr, busErr error
+	)
+	if u.postgresURL = u.Environment.PostgresURL; u.postgresURL == "" {
+		starting.Go(func() { dbErr = u.startDatabase(ctx, fail) })
+	}
+	if u.natsURL = u.Environment.NATSURL; u.natsURL == "" {
+		starting.Go(func() { busErr = u.startBroker() })
+	}
+	starting.Wait()
+	if err := errors.Join(busErr, dbErr); err != nil {
+		return err
+	}
+	at, err := url.Parse(u.natsURL)
+	if err != nil {
+		return errors.New("SEKISHO_NATS_URL is malformed")
+	}
+	u.addresses.NATS, u.addresses.Postgres = at.Host, u.postgresURL
+	return nil
+}
+
+func (u *up) startDatabase(ctx context.Context, fail func(error)) error {
+	ctx, cancel := context.WithTimeout(ctx, startWait)
+	defer cancel()
+	s, err := postgres.Start(ctx, postgres.Config{Dir: filepath.Join(u.Environment.DataDir, "postgres"), Log: u.Log})
+	if err != nil {
+		return err
+	}
+	u.database, u.postgresURL = s, s.URL()
+	go func() { // until the server ends, which stopServers sees to
+		<-s.Done()
+		fail(errors.New("the database has ended"))
+	}()
+	return nil
+}
+
+func (u *up) startBroker() error {
+	keys, err := setup.NKeys(u.Config, u.folder)
+	if err != nil {
+		return err
+	}
+	s, err := bus.StartServer(bus.ServerConfig{
+		Addr: u.brokerAddr(), Dir: filepath.Join(u.Environment.DataDir, "nats"), Gateways: setup.Gateways(u.Config), Keys: keys, Log: u.Log,
+	})
+	if err != nil {
+		return err
+	}
+	u.broker, u.natsURL = s, s.ClientURL()
+	u.natsOptions = []nats.Option{nats.InProcessServer(s)} // workers authenticate there like anybody else
+	return nil
+}
+
+func (u *up) stopServers() (err error) {
+	if u.database != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), stopWait)
+		defer cancel()
+		err = u.database.Stop(ctx)
+	}
+	if u.broker != nil {
+		u.broker.Shutdown()
+		u.broker.WaitForShutdown()
+	}
+	return err
+}

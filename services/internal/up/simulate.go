@@ -1,0 +1,82 @@
+package up
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"path/filepath"
+	"time"
+
+	"github.com/goccy/go-yaml"
+
+	"github.com/sekisho/sekisho/services/simulators"
+)
+
+// Accounts at the simulators. Their secrets are random per data dir.
+const (
+	karadenTenant  = "demo"
+	karadenService = 1
+	twilioAccount  = "ACdemo"
+	twilioFrom     = "+15005550006"
+)
+
+// startSimulators serves the providers' far ends, and makes every kind of provider that the configuration does not name be one.
+// The credentials folder tells workers that are started alone the same.
+func (u *up) startSimulators(fail func(error)) (stop func(), err error) {
+	var secrets [3]string
+	files := [3]string{"karaden.token", "twilio.token", "omotion.signature"}
+	for i, name := range files {
+		if secrets[i], err = u.simulatorSecret(name); err != nil {
+			return nil, err
+		}
+	}
+	base := "http://" + u.addresses.Sim
+	providers, err := yaml.Marshal(map[string]any{
+		"sms": map[string]any{"providers": []map[string]any{
+			{"name": "karaden", "kind": "karaden", "url": base + "/karaden/api", "account": karadenTenant, "token_file": files[0], "service_id": karadenService},
+			{"name": "twilio", "kind": "twilio", "url": base + "/twilio", "account": twilioAccount, "token_file": files[1], "from": twilioFrom},
+		}},
+		"risk": map[string]any{"url": base + "/omotion", "signature_file": files[2]},
+	})
+	if err != nil {
+		return nil, err
+	}
+	if err := u.folder.Write(filepath.Base(u.folder.Providers()), providers); err != nil {
+		return nil, err
+	}
+	if err := u.Config.FillProviders(u.folder.Providers()); err != nil {
+		return nil, err
+	}
+
+	sim := simulators.New(simulators.Config{
+		KaradenTenant: karadenTenant, KaradenToken: secrets[0],
+		TwilioAccount: twilioAccount, TwilioToken: secrets[1],
+		OMotionSignature: secrets[2],
+		RiskReview:       []string{"alice"},
+	})
+	s := &http.Server{
+		Handler:           sim,
+		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       10 * time.Second,
+		WriteTimeout:      2 * time.Minute, // longer than any caller waits, since a fault may let it wait
+		IdleTimeout:       2 * time.Minute,
+	}
+	s.RegisterOnShutdown(sim.Close)
+	go func() {
+		if err := s.Serve(u.sim); !errors.Is(err, http.ErrServerClosed) {
+			fail(err)
+		}
+	}()
+	return func() {
+		ctx, cancel := context.WithTimeout(context.Background(), u.Config.Shutdown.Grace)
+		defer cancel()
+		if s.Shutdown(ctx) != nil {
+			s.Close()
+		}
+	}, nil
+}
+
+// simulatorSecret is kept in the credentials folder, where workers that are started alone find it.
+func (u *up) simulatorSecret(name string) (string, error) {
+	return keptSecret(filepath.Join(u.folder.Dir(), name))
+}
