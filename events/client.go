@@ -359,7 +359,7 @@ func (c *Client) try(ctx context.Context, msg *nats.Msg) error {
 // stored reads the event that took the subject of e. Direct get may be a moment behind the refusal that told of it.
 func (c *Client) stored(ctx context.Context, e *Event) (*Event, error) {
 	for {
-		there, err := c.event(ctx, e.Login, address{e.Step, e.N})
+		there, err := Get(ctx, c.nc, c.options.Stream, e.Login, e.Step, e.N)
 		if !errors.Is(err, ErrNotFound) {
 			return there, err
 		}

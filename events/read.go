@@ -36,24 +36,32 @@ func directGet(ctx context.Context, nc *nats.Conn, stream, subject string) (*nat
 	}
 }
 
-// event reads one event of a login.
-func (c *Client) event(ctx context.Context, login Login, at address) (*Event, error) {
-	subject := login.Subject(at.step, at.n)
-	msg, err := directGet(ctx, c.nc, c.options.Stream, subject)
+// Get reads one event of a login from the stream that holds it, or returns [ErrNotFound].
+func Get(ctx context.Context, nc *nats.Conn, stream string, login Login, step Step, n int) (*Event, error) {
+	subject := login.Subject(step, n)
+	msg, err := directGet(ctx, nc, stream, subject)
 	if err != nil {
 		return nil, err
 	}
-	e, err := Read(subject, msg.Header, msg.Data)
+	e, err := readStored(subject, msg.Header, msg.Data)
 	if err != nil {
 		return nil, fmt.Errorf("read %s: %w", subject, err)
 	}
-	e.Sequence, err = strconv.ParseUint(msg.Header.Get("Nats-Sequence"), 10, 64)
+	return e, nil
+}
+
+// readStored takes an event from a message to which the broker has added the event's place in the stream: the answer to
+// a direct get, or what a stream says again.
+func readStored(subject string, header nats.Header, data []byte) (*Event, error) {
+	e, err := Read(subject, header, data)
 	if err != nil {
-		return nil, fmt.Errorf("read %s: header Nats-Sequence: %w", subject, err)
+		return nil, err
 	}
-	e.Stored, err = time.Parse(time.RFC3339Nano, msg.Header.Get("Nats-Time-Stamp"))
-	if err != nil {
-		return nil, fmt.Errorf("read %s: header Nats-Time-Stamp: %w", subject, err)
+	if e.Sequence, err = strconv.ParseUint(header.Get("Nats-Sequence"), 10, 64); err != nil {
+		return nil, fmt.Errorf("header Nats-Sequence: %w", err)
+	}
+	if e.Stored, err = time.Parse(time.RFC3339Nano, header.Get("Nats-Time-Stamp")); err != nil {
+		return nil, fmt.Errorf("header Nats-Time-Stamp: %w", err)
 	}
 	return e, nil
 }
@@ -77,7 +85,7 @@ func (c *Client) readAll(ctx context.Context, login Login, places []address) ([]
 	failed := make([]error, len(places))
 	var wg sync.WaitGroup
 	for i, at := range places {
-		wg.Go(func() { events[i], failed[i] = c.event(ctx, login, at) })
+		wg.Go(func() { events[i], failed[i] = Get(ctx, c.nc, c.options.Stream, login, at.step, at.n) })
 	}
 	wg.Wait()
 	for _, err := range failed {

@@ -27,17 +27,19 @@ type follow struct {
 	lapse   *time.Timer   // of logins that this client started
 }
 
-// pushed are the last tokens of the subjects that the broker pushes to a gateway. Each needs a subscription of its own:
-// a wildcard does not wake the consumers behind them (nats-server, Sublist.RegisterNotification).
-var pushed = []string{string(StepChallenged), string(StepUndelivered), string(StepRejected), string(StepClosed), "revoked"}
+// told are the third tokens of the subjects that a gateway hears.
+var told = []string{string(StepChallenged), string(StepUndelivered), string(StepRejected), string(StepClosed), revoked}
 
-// listen subscribes to what the broker pushes to this gateway. Every client of a gateway hears everything. A message
-// may be lost (nobody acks them), so it is no more than a hint that saves reading the stream.
+// revoked is the third token of the subjects under which sessions are told to have been revoked.
+const revoked = "revoked"
+
+// listen subscribes to what the broker tells this gateway. Every client of a gateway hears everything. A message may be
+// lost, so it is no more than a hint that saves reading the stream.
 func (c *Client) listen(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, c.options.Patience)
 	defer cancel()
-	for _, what := range pushed {
-		subject := "deliver." + c.options.Gateway + "." + what
+	for _, what := range told {
+		subject := "deliver." + c.options.Gateway + "." + what + ".>"
 		sub, err := c.nc.Subscribe(subject, c.hear)
 		if err != nil {
 			return fmt.Errorf("events: listen to %s: %w", subject, err)
@@ -61,25 +63,27 @@ func (c *Client) unlisten() {
 	}
 }
 
-// hear takes in what the broker pushes. The messages keep the subjects under which they are stored.
+// hear takes in what the broker has stored and says again under deliver.<gateway>.<what>.<login>[.<n>].
 func (c *Client) hear(msg *nats.Msg) {
-	if name, ok := strings.CutPrefix(msg.Subject, "session.revoked."); ok {
-		session, err := ParseLogin(strings.Replace(name, ".", "/", 1))
-		if err == nil && c.options.Revoked != nil {
+	what, id, ok := strings.Cut(strings.TrimPrefix(msg.Subject, "deliver."+c.options.Gateway+"."), ".")
+	if !ok {
+		return
+	}
+	if what == revoked {
+		session := Login{Gateway: c.options.Gateway, ID: id}
+		if session.Validate() == nil && c.options.Revoked != nil {
 			c.options.Revoked(session)
 		}
 		return
 	}
-	login, _, _, err := ParseSubject(msg.Subject)
+	subject := "login." + what + "." + c.options.Gateway + "." + id
+	login, _, _, err := ParseSubject(subject)
 	if err != nil || !c.following(login) {
 		return // most of what a gateway hears is for another instance of it
 	}
-	e, err := Read(msg.Subject, msg.Header, msg.Data)
+	e, err := readStored(subject, msg.Header, msg.Data)
 	if err != nil {
 		return // reading the stream meets the same event, and can say so to somebody
-	}
-	if meta, err := msg.Metadata(); err == nil {
-		e.Stored, e.Sequence = meta.Timestamp, meta.Sequence.Stream
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()

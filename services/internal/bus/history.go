@@ -4,13 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/http"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/synadia-io/orbit.go/jetstreamext"
 
 	"github.com/sekisho/sekisho/events"
@@ -87,30 +84,9 @@ func (b *Bus) Login(ctx context.Context, login events.Login) (History, error) {
 
 // Event reads one event of a login by direct get. It returns [ErrNotFound] when the event is not there.
 func (b *Bus) Event(ctx context.Context, login events.Login, step events.Step, n int) (*events.Event, error) {
-	subject := login.Subject(step, n)
-	msg, err := b.nc.RequestWithContext(ctx, directGet(streamLogin, subject), nil)
+	e, err := events.Get(ctx, b.nc, streamLogin, login, step, n)
 	if err != nil {
-		return nil, fmt.Errorf("bus: read %s: %w", subject, err)
-	}
-	return readDirect(subject, msg)
-}
-
-// readDirect takes an event from the answer to a direct get.
-func readDirect(subject string, msg *nats.Msg) (*events.Event, error) {
-	if status := msg.Header.Get("Status"); status == strconv.Itoa(http.StatusNotFound) {
-		return nil, fmt.Errorf("bus: read %s: %w", subject, ErrNotFound)
-	} else if status != "" {
-		return nil, fmt.Errorf("bus: read %s: %s %s", subject, status, msg.Header.Get("Description"))
-	}
-	e, err := events.Read(subject, msg.Header, msg.Data)
-	if err != nil {
-		return nil, fmt.Errorf("bus: read %s: %w", subject, err)
-	}
-	if e.Stored, err = time.Parse(time.RFC3339Nano, msg.Header.Get("Nats-Time-Stamp")); err != nil {
-		return nil, fmt.Errorf("bus: read %s: %w", subject, err)
-	}
-	if e.Sequence, err = strconv.ParseUint(msg.Header.Get("Nats-Sequence"), 10, 64); err != nil {
-		return nil, fmt.Errorf("bus: read %s: %w", subject, err)
+		return nil, fmt.Errorf("bus: %w", err)
 	}
 	return e, nil
 }

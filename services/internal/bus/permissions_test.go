@@ -160,7 +160,8 @@ func TestSubscribePermissions(t *testing.T) {
 	subjects := []string{">", "*", "login.>", "login.requested.>", "login.requested.web.>", "archive.>", "timer.>", "account.>", "alert.>", "session.>",
 		"keys.>", "dead.>", "redo.>", "deliver.>", "$JS.>", "$JS.API.>", "$JS.ACK.>", "$JS.EVENT.>", "$SYS.>", "_INBOX.>", "$KV.>"}
 	for user := range mayPublish {
-		subjects = append(subjects, "deliver."+user+".>", "deliver."+user+".closed", "_INBOX_"+user+".>", "_INBOX_"+user+".a.b")
+		subjects = append(subjects, "deliver."+user+".>", "deliver."+user+".closed", "deliver."+user+".closed.x",
+			"deliver."+user+".identified.>", "deliver."+user+".refused.x", "deliver."+user+".wanted.x.1", "_INBOX_"+user+".>", "_INBOX_"+user+".a.b")
 	}
 	for user := range mayPublish {
 		t.Run(user, func(t *testing.T) {
@@ -171,13 +172,64 @@ func TestSubscribePermissions(t *testing.T) {
 			for _, subject := range subjects {
 				want := strings.HasPrefix(subject, "_INBOX_"+user+".")
 				if user == "web" || user == "example" {
-					want = want || strings.HasPrefix(subject, "deliver."+user+".")
+					want = want || subject == "deliver."+user+".>" || subject == "deliver."+user+".closed" || subject == "deliver."+user+".closed.x"
 				}
 				if got := !refused[subject]; got != want {
 					t.Errorf("may subscribe to %s: %v, want %v", subject, got, want)
 				}
 			}
 		})
+	}
+}
+
+// LOGIN says every stored step again under deliver.<gateway>.<step>. A gateway hears those that are for it, with one
+// wildcard subscription too, and never another gateway's or what only workers may know; nor what was refused.
+func TestWhatGatewaysHear(t *testing.T) {
+	broker := testenv.NATS(t)
+	hear := func(gateway string) *nats.Subscription {
+		nc := broker.Dial(t, gateway)
+		sub, err := nc.SubscribeSync("deliver." + gateway + ".>")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := nc.Flush(); err != nil {
+			t.Fatal(err)
+		}
+		return sub
+	}
+	web, example := hear("web"), hear("example")
+	refused := &events.Refused{Reason: "unknown_user"}
+	login := cancelled(t, "web").Login
+	secret := events.New(login, 0, refused)
+	secret.By, secret.Time = "identityverifier", time.Now()
+	broker.Publish(t, secret)
+	told := events.New(login, 1, &events.Rejected{Round: 1, Factor: events.SMS, Reason: events.RejectedWrong})
+	told.By, told.Time = "otpvalidator", time.Now()
+	broker.Publish(t, told)
+	again, err := told.Message()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if reply, err := broker.Dial(t, bus.UserSetup).RequestMsg(again, 5*time.Second); err != nil || !strings.Contains(string(reply.Data), "10077") {
+		t.Fatalf("a second one was taken: %v", err)
+	}
+	other := events.New(cancelled(t, "example").Login, 1, told.Data)
+	other.By, other.Time = told.By, told.Time
+	broker.Publish(t, other)
+
+	for sub, want := range map[*nats.Subscription]*events.Event{web: told, example: other} {
+		msg, err := sub.NextMsg(10 * time.Second)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := events.Read(want.Subject(), msg.Header, msg.Data)
+		if err != nil || got.ID() != want.ID() || msg.Subject != "deliver."+want.Login.Gateway+".rejected."+want.Login.ID+".1" {
+			t.Errorf("heard %s on %s, %v", got.ID(), msg.Subject, err)
+		}
+	}
+	// Everything before has been said by now, in order.
+	if n, _, err := web.Pending(); err != nil || n != 0 {
+		t.Errorf("heard %d messages more, %v", n, err)
 	}
 }
 

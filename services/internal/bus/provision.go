@@ -20,7 +20,7 @@ var ErrDiffers = errors.New("settings differ")
 
 // Provision makes the streams and consumers that are missing. What is there with other settings is reported, all of it
 // at once, by an error that wraps [ErrDiffers], and is not changed.
-func Provision(ctx context.Context, nc *nats.Conn, gateways []string, replicas int) error {
+func Provision(ctx context.Context, nc *nats.Conn, replicas int) error {
 	js, err := jetstream.New(nc)
 	if err != nil {
 		return fmt.Errorf("bus: %w", err)
@@ -49,7 +49,7 @@ func Provision(ctx context.Context, nc *nats.Conn, gateways []string, replicas i
 			}
 		}
 	}
-	for _, c := range Consumers(gateways) {
+	for _, c := range Consumers() {
 		if err := note(ensureConsumer(ctx, js, c)); err != nil {
 			return err
 		}
@@ -88,23 +88,12 @@ func ensureConsumer(ctx context.Context, js jetstream.JetStream, want Consumer) 
 		return fmt.Errorf("bus: stream %s: %w", want.Stream, err)
 	}
 	name := want.Config.Durable
-	var have jetstream.ConsumerConfig
-	if want.Config.DeliverSubject != "" {
-		var found jetstream.PushConsumer
-		if found, err = stream.PushConsumer(ctx, name); err == nil {
-			have = found.CachedInfo().Config
-		} else if errors.Is(err, jetstream.ErrConsumerNotFound) {
-			_, err = stream.CreatePushConsumer(ctx, want.Config)
-			have = want.Config
-		}
-	} else {
-		var found jetstream.Consumer
-		if found, err = stream.Consumer(ctx, name); err == nil {
-			have = found.CachedInfo().Config
-		} else if errors.Is(err, jetstream.ErrConsumerNotFound) {
-			_, err = stream.CreateConsumer(ctx, want.Config)
-			have = want.Config
-		}
+	have := want.Config
+	found, err := stream.Consumer(ctx, name)
+	if err == nil {
+		have = found.CachedInfo().Config
+	} else if errors.Is(err, jetstream.ErrConsumerNotFound) {
+		_, err = stream.CreateConsumer(ctx, want.Config)
 	}
 	if err != nil {
 		return fmt.Errorf("bus: consumer %s of %s: %w", name, want.Stream, err)

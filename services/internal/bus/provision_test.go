@@ -31,7 +31,7 @@ func admin(t *testing.T, broker *testenv.Broker) (*nats.Conn, jetstream.JetStrea
 func TestProvisionAgain(t *testing.T) {
 	broker := testenv.NATS(t)
 	nc, _ := admin(t, broker)
-	if err := bus.Provision(t.Context(), nc, testenv.Gateways, 1); err != nil {
+	if err := bus.Provision(t.Context(), nc, 1); err != nil {
 		t.Error(err)
 	}
 }
@@ -58,7 +58,7 @@ func TestProvisionReportsDifferences(t *testing.T) {
 	if _, err := js.UpdateConsumer(t.Context(), "LOGIN", of); err != nil {
 		t.Fatal(err)
 	}
-	err = bus.Provision(t.Context(), nc, testenv.Gateways, 1)
+	err = bus.Provision(t.Context(), nc, 1)
 	if !errors.Is(err, bus.ErrDiffers) || !strings.Contains(err.Error(), "stream LOGIN: settings differ: max_age") ||
 		!strings.Contains(err.Error(), "consumer smsdispatcher-wanted: settings differ: ack_wait") {
 		t.Errorf("error %v", err)
@@ -101,7 +101,7 @@ func TestArchive(t *testing.T) {
 	if err := js.DeleteStream(t.Context(), "LOGIN"); err != nil {
 		t.Fatal(err)
 	}
-	if err := bus.Provision(t.Context(), nc, testenv.Gateways, 1); err != nil {
+	if err := bus.Provision(t.Context(), nc, 1); err != nil {
 		t.Fatal(err)
 	}
 	third := cancelled(t, "web")

@@ -23,7 +23,7 @@ const publishWait = 3 * time.Second
 const taken jetstream.ErrorCode = 10077
 
 // ErrNotFound says that an event is not in the stream.
-var ErrNotFound = errors.New("no such event")
+var ErrNotFound = events.ErrNotFound
 
 // complete sets what the runtime owns of an event that a handler made.
 func (b *Bus) complete(cause, e *events.Event) {
@@ -45,6 +45,9 @@ func (b *Bus) Publish(ctx context.Context, cause, e *events.Event) (stored *even
 		return e, mine, err
 	}
 	stored, err = b.Event(ctx, e.Login, e.Step, e.N)
+	if errors.Is(err, ErrNotFound) { // a replica that is behind the refusal
+		err = RetryAfter(staleWait, err)
+	}
 	return stored, false, err
 }
 

@@ -51,7 +51,7 @@ func StartServer(cfg ServerConfig) (*server.Server, error) {
 		}
 		opts.Nkeys = append(opts.Nkeys, &server.NkeyUser{Nkey: key, Permissions: &server.Permissions{
 			Publish:   &server.SubjectPermission{Allow: u.Publish},
-			Subscribe: &server.SubjectPermission{Allow: u.Subscribe},
+			Subscribe: &server.SubjectPermission{Allow: u.Subscribe, Deny: u.Unheard},
 		}})
 	}
 	s, err := server.NewServer(opts)
@@ -80,10 +80,15 @@ func StartServer(cfg ServerConfig) (*server.Server, error) {
 func UsersConf(gateways []string, keys map[string]string) string {
 	var b strings.Builder
 	b.WriteString("# Users and permissions of Sekisho. Written by `sekisho setup`; include it in nats-server's configuration.\nauthorization {\n  users = [\n")
-	list := func(subjects []string) string { return `["` + strings.Join(subjects, `", "`) + `"]` }
+	list := func(subjects []string) string {
+		if len(subjects) == 0 {
+			return "[]"
+		}
+		return `["` + strings.Join(subjects, `", "`) + `"]`
+	}
 	for _, u := range Users(gateways) {
-		fmt.Fprintf(&b, "    # %s\n    { nkey: %s, permissions: { publish: { allow: %s }, subscribe: { allow: %s } } }\n",
-			u.Name, keys[u.Name], list(u.Publish), list(u.Subscribe))
+		fmt.Fprintf(&b, "    # %s\n    { nkey: %s, permissions: { publish: { allow: %s }, subscribe: { allow: %s, deny: %s } } }\n",
+			u.Name, keys[u.Name], list(u.Publish), list(u.Subscribe), list(u.Unheard))
 	}
 	b.WriteString("  ]\n}\n")
 	return b.String()

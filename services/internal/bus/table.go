@@ -38,7 +38,7 @@ var Workers = []Row{
 	{Worker: "console", Publish: []string{"account.*.*", "alert.*.*", "session.revoked.*.*"}},
 }
 
-// heard are the steps that are pushed to the gateway of the login; own are those that it may read back beside them.
+// heard are the steps that the gateway of the login hears; own are those that it may read back beside them.
 var (
 	heard = []events.Step{events.StepChallenged, events.StepUndelivered, events.StepRejected, events.StepClosed}
 	own   = []events.Step{events.StepRequested, events.StepAnswered, events.StepChosen}
@@ -81,6 +81,8 @@ func Streams(replicas int) []jetstream.StreamConfig {
 	login.DenyDelete = true
 	login.MaxMsgSize = 80 << 10
 	login.MaxBytes = 8 << 30
+	// Gateways hear what has been stored, and only that: a plain subscriber of login.> would see what is refused too.
+	login.RePublish = &jetstream.RePublish{Source: "login.*.*.>", Destination: "deliver.{{wildcard(2)}}.{{wildcard(1)}}.>"}
 
 	timer := stream(streamTimer, loginAge, "timer.>")
 	timer.Description = "Deadlines of logins. One writer: schedules force roll-ups on, so it must not be shared."
@@ -98,6 +100,7 @@ func Streams(replicas int) []jetstream.StreamConfig {
 	session := stream(streamSession, 7*24*time.Hour, "session.revoked.>")
 	session.Description = "Signals that a session has been revoked. The record is in PostgreSQL."
 	session.MaxMsgsPerSubject = 1
+	session.RePublish = &jetstream.RePublish{Source: "session.revoked.*.>", Destination: "deliver.{{wildcard(1)}}.revoked.>"}
 
 	keys := stream(streamKeys, 0, "keys.*")
 	keys.Description = "Public sealing keys by recipient."
@@ -128,9 +131,8 @@ type Consumer struct {
 	Config jetstream.ConsumerConfig
 }
 
-// Consumers lists the durable consumers as [Provision] makes them: a consumer per worker and step, each with a single
-// filter, and push consumers without acks for what gateways hear.
-func Consumers(gateways []string) []Consumer {
+// Consumers lists the durable consumers as [Provision] makes them: one per worker and step, each with a single filter.
+func Consumers() []Consumer {
 	var all []Consumer
 	pull := func(stream, name, filter string, ack jetstream.AckPolicy) {
 		all = append(all, Consumer{stream, jetstream.ConsumerConfig{
@@ -151,18 +153,6 @@ func Consumers(gateways []string) []Consumer {
 		for _, stream := range w.Streams {
 			pull(stream, batchConsumer(w.Worker, stream), "", jetstream.AckExplicitPolicy)
 		}
-	}
-	for _, gateway := range gateways {
-		push := func(stream, what, filter string) {
-			all = append(all, Consumer{stream, jetstream.ConsumerConfig{
-				Durable: "gateway-" + gateway + "-" + what, FilterSubject: filter, AckPolicy: jetstream.AckNonePolicy,
-				DeliverPolicy: jetstream.DeliverNewPolicy, DeliverSubject: "deliver." + gateway + "." + what, MaxDeliver: -1,
-			}})
-		}
-		for _, step := range heard {
-			push(streamLogin, string(step), "login."+string(step)+"."+gateway+".>")
-		}
-		push(streamSession, "revoked", "session.revoked."+gateway+".>")
 	}
 	return all
 }
@@ -186,6 +176,7 @@ type User struct {
 	Name      string
 	Publish   []string
 	Subscribe []string
+	Unheard   []string // what Subscribe would give and must not
 }
 
 // InboxPrefix is where a user gets its replies, so that nobody can listen to another's.
@@ -200,7 +191,7 @@ func Users(gateways []string) []User {
 	for _, gateway := range gateways {
 		users = append(users, gatewayUser(gateway))
 	}
-	users = append(users, viewerUser(UserViewer), operatorUser(), User{UserSetup, []string{">"}, []string{">"}})
+	users = append(users, viewerUser(UserViewer), operatorUser(), User{UserSetup, []string{">"}, []string{">"}, nil})
 	return users
 }
 
@@ -212,7 +203,7 @@ func workerUser(w Row) User {
 			publish = append(publish, stepSubjects(step, "*")...)
 		}
 	}
-	for _, c := range Consumers(nil) {
+	for _, c := range Consumers() {
 		if consumerOf(w, c) {
 			name := c.Config.Durable
 			publish = append(publish,
@@ -237,7 +228,7 @@ func workerUser(w Row) User {
 		publish = append(publish, "timer.at.*.*")
 	}
 	slices.Sort(publish)
-	return User{w.Worker, slices.Compact(publish), []string{InboxPrefix(w.Worker) + ".>"}}
+	return User{w.Worker, slices.Compact(publish), []string{InboxPrefix(w.Worker) + ".>"}, nil}
 }
 
 // consumerOf tells whether a consumer belongs to a worker.
@@ -266,7 +257,15 @@ func gatewayUser(gateway string) User {
 		publish = append(publish, directGet(streamLogin, "login."+string(step)+"."+gateway+".>"))
 	}
 	slices.Sort(publish)
-	return User{gateway, publish, []string{"deliver." + gateway + ".>", InboxPrefix(gateway) + ".>"}}
+	// LOGIN says every step again. What is not for gateways is dropped by the broker, for wildcard subscribers too.
+	var unheard []string
+	for step := range events.Steps {
+		if !slices.Contains(heard, step) {
+			unheard = append(unheard, "deliver."+gateway+"."+string(step)+".>")
+		}
+	}
+	slices.Sort(unheard)
+	return User{gateway, publish, []string{"deliver." + gateway + ".>", InboxPrefix(gateway) + ".>"}, unheard}
 }
 
 func viewerUser(name string) User {
@@ -276,7 +275,7 @@ func viewerUser(name string) User {
 		// Batched direct gets read a whole stream. No consumers: who may create one may change one.
 		publish = append(publish, "$JS.API.DIRECT.GET."+s, "$JS.API.DIRECT.GET."+s+".>", "$JS.API.STREAM.MSG.GET."+s)
 	}
-	return User{name, publish, []string{InboxPrefix(name) + ".>"}}
+	return User{name, publish, []string{InboxPrefix(name) + ".>"}, nil}
 }
 
 func operatorUser() User {

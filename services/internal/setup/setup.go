@@ -67,7 +67,7 @@ func Credentials(cfg *config.Config, folder *credentials.Folder, now time.Time) 
 
 // NATS provisions the broker, and tells it the public sealing keys.
 func NATS(ctx context.Context, nc *nats.Conn, cfg *config.Config, folder *credentials.Folder) error {
-	differ := bus.Provision(ctx, nc, Gateways(cfg), cfg.Bus.Replicas)
+	differ := bus.Provision(ctx, nc, cfg.Bus.Replicas)
 	if differ != nil && !errors.Is(differ, bus.ErrDiffers) {
 		return differ
 	}

@@ -61,7 +61,7 @@ func NATS(t testing.TB) *Broker {
 	admin := b.Dial(t, bus.UserSetup)
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
-	check(t, bus.Provision(ctx, admin, Gateways, 1))
+	check(t, bus.Provision(ctx, admin, 1))
 	check(t, bus.PublishKeys(ctx, admin, b.Public))
 	return b
 }
