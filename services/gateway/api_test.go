@@ -2,10 +2,12 @@ package gateway
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -379,5 +381,35 @@ func TestBusIsAway(t *testing.T) {
 	r := app.post("/v1/logins", startBodyFor("0s")).status(t, http.StatusServiceUnavailable)
 	if r.Header.Get("Retry-After") == "" {
 		t.Error("503 without Retry-After")
+	}
+}
+
+// heldOpen is an answer that tells whether the server's time-out for reading was lifted.
+type heldOpen struct {
+	*httptest.ResponseRecorder
+	lifted bool
+}
+
+func (h *heldOpen) SetReadDeadline(at time.Time) error {
+	h.lifted = at.IsZero()
+	return nil
+}
+
+func TestWaitingOutlastsReadTimeout(t *testing.T) {
+	w := newWorld(t)
+	w.onRequested(func(login events.Login) { challenge(t, w.Broker, login, 1) })
+	public := w.handler()
+	for wait, want := range map[string]bool{"0s": false, "30s": true} {
+		body, err := json.Marshal(startBodyFor(wait))
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := httptest.NewRequestWithContext(t.Context(), "POST", "/v1/logins", bytes.NewReader(body))
+		r.Header.Set("Content-Type", "application/json")
+		answer := &heldOpen{ResponseRecorder: httptest.NewRecorder()}
+		public.ServeHTTP(answer, r)
+		if answer.Code != http.StatusCreated || answer.lifted != want {
+			t.Errorf("wait %s: %d, time-out lifted %v, want %v", wait, answer.Code, answer.lifted, want)
+		}
 	}
 }

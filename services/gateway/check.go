@@ -41,19 +41,12 @@ func (g *gateway) authCheck(w http.ResponseWriter, r *http.Request) error {
 // loginURL is the login page that leads back to what the browser asked the proxy for.
 func (g *gateway) loginURL(r *http.Request, app string) string {
 	query := url.Values{"app": {app}}
+	own := g.border.at(r, r.Host) // what proxies forward here is the app's host, not the gateway's
 	if host := g.border.forwarded(r, "X-Forwarded-Host"); host != "" {
 		asked := g.border.forwarded(r, "X-Forwarded-Proto") + "://" + host + g.border.forwarded(r, "X-Forwarded-Uri")
-		if target, ok := g.border.returnTo(r, asked); ok {
+		if target, ok := g.border.returnTo(own, asked); ok {
 			query.Set("return_to", target)
 		}
 	}
-	// Not own: behind a proxy that names its app in X-Forwarded-Host, that would be the app's origin.
-	origin := g.border.url
-	if origin == "" {
-		origin = "http://" + r.Host
-		if g.border.secure(r) {
-			origin = "https://" + r.Host
-		}
-	}
-	return origin + "/login?" + query.Encode()
+	return own + "/login?" + query.Encode()
 }

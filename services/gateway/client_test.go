@@ -185,10 +185,14 @@ func TestLostHintIsMadeUpFor(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, what := range []string{"challenged", "closed"} {
-		if err := js.DeleteConsumer(t.Context(), "LOGIN", "gateway-web-"+what); err != nil {
-			t.Fatal(err)
-		}
+	stream, err := js.Stream(t.Context(), "LOGIN")
+	if err != nil {
+		t.Fatal(err)
+	}
+	silent := stream.CachedInfo().Config
+	silent.RePublish = nil
+	if _, err := js.UpdateStream(t.Context(), silent); err != nil {
+		t.Fatal(err)
 	}
 	c := newClient(t, broker, events.Options{Reread: 10 * time.Millisecond})
 	login := request(t, c)

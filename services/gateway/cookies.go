@@ -61,7 +61,7 @@ func (g *gateway) browserLogin(r *http.Request) (login events.Login, returnTo st
 		return events.Login{}, "", false
 	}
 	if raw, err := tokenEncoding.DecodeString(target); err == nil {
-		returnTo, _ = g.border.returnTo(r, string(raw))
+		returnTo, _ = g.border.returnTo(g.border.own(r), string(raw))
 	}
 	return login, returnTo, true
 }

@@ -109,7 +109,7 @@ func (g *gateway) check(r *http.Request, in *startBody) error {
 	}
 	if in.ReturnTo != "" {
 		var ok bool
-		if in.ReturnTo, ok = g.border.returnTo(r, in.ReturnTo); !ok {
+		if in.ReturnTo, ok = g.border.returnTo(g.border.own(r), in.ReturnTo); !ok {
 			return httpapi.Invalid("return_to", "want a path, or a URL of an allowed origin")
 		}
 	}
@@ -190,12 +190,12 @@ func (g *gateway) where(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	wait, err := duration("wait", query.Get("wait"), 0, g.cfg.Gateway.MaxPoll)
+	wait, err := duration("wait", query.Get("wait"), g.cfg.Gateway.MaxPoll, g.cfg.Gateway.MaxPoll)
 	if err != nil {
 		return err
 	}
 	if !query.Has("after") {
-		wait = 0
+		wait = 0 // every login has a version greater than none
 	}
 	state, err := g.await(w, r, login, wait, func(s *events.State) bool { return s.Version() > after })
 	if err != nil {

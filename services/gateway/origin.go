@@ -92,35 +92,40 @@ func (b *border) secure(r *http.Request) bool {
 
 // own is the gateway's origin as the browser sees it.
 func (b *border) own(r *http.Request) string {
-	if b.url != "" {
-		return b.url
+	if host := b.forwarded(r, "X-Forwarded-Host"); host != "" {
+		return b.at(r, host)
 	}
-	host := r.Host
-	if original := b.forwarded(r, "X-Forwarded-Host"); original != "" {
-		host = original
-	}
-	if b.secure(r) {
-		return "https://" + strings.ToLower(host)
-	}
-	return "http://" + strings.ToLower(host)
+	return b.at(r, r.Host)
 }
 
-func (b *border) trusts(r *http.Request, origin string) bool {
-	return origin == b.own(r) || slices.Contains(b.origins, origin)
+// at is the gateway's origin if host is its name, unless it is configured.
+func (b *border) at(r *http.Request, host string) string {
+	switch {
+	case b.url != "":
+		return b.url
+	case b.secure(r):
+		return "https://" + strings.ToLower(host)
+	default:
+		return "http://" + strings.ToLower(host)
+	}
+}
+
+func (b *border) trusts(own, origin string) bool {
+	return origin == own || slices.Contains(b.origins, origin)
 }
 
 // cookiesCount reports whether the request's cookies may speak for their owner in the JSON API: a page of a trusted
 // origin has sent it. Browsers attach cookies to requests that other pages cause, too.
 func (b *border) cookiesCount(r *http.Request) bool {
 	if origin := r.Header.Get("Origin"); origin != "" {
-		return b.trusts(r, origin)
+		return b.trusts(b.own(r), origin)
 	}
 	return r.Header.Get("Sec-Fetch-Site") == "same-origin"
 }
 
-// returnTo checks where a browser is to go after a login: a path of the gateway, or a URL of a trusted origin. What
-// browsers and this program could read differently is refused, not repaired.
-func (b *border) returnTo(r *http.Request, target string) (string, bool) {
+// returnTo checks where a browser is to go after a login: a path of the gateway, whose origin is own, or a URL of a
+// trusted origin. What browsers and this program could read differently is refused, not repaired.
+func (b *border) returnTo(own, target string) (string, bool) {
 	if target == "" || len(target) > 2048 || strings.ContainsFunc(target, func(c rune) bool { return c <= ' ' || c == '\\' || c == 0x7f }) {
 		return "", false
 	}
@@ -131,7 +136,7 @@ func (b *border) returnTo(r *http.Request, target string) (string, bool) {
 	if u.Scheme == "" && u.Host == "" {
 		return target, strings.HasPrefix(target, "/") && !strings.HasPrefix(target, "//")
 	}
-	if u.Host == "" || !b.trusts(r, u.Scheme+"://"+u.Host) {
+	if u.Host == "" || !b.trusts(own, u.Scheme+"://"+u.Host) {
 		return "", false
 	}
 	return u.String(), true

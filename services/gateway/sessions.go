@@ -22,6 +22,8 @@ const (
 	sessionAge = 5 * time.Second
 	// readWait bounds one reading, which several requests may share.
 	readWait = 5 * time.Second
+	// signalWait bounds the signal of a revocation, which needs the bus.
+	signalWait = 2 * time.Second
 	// maxSessions bounds the memory of the cache, at about 500 bytes each.
 	maxSessions = 50_000
 )
@@ -123,6 +125,8 @@ func (g *gateway) endSession(ctx context.Context, login events.Login) error {
 		return err
 	}
 	g.sessions.revoked(login)
+	ctx, cancel := context.WithTimeout(ctx, signalWait)
+	defer cancel()
 	if err := g.bus.Revoke(ctx, login); err != nil {
 		// The session has ended, and gateways that did not hear so read it again within seconds.
 		g.log.Warn().Err(err).Str("login", login.String()).Msg("revocation was not signaled")

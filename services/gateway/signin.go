@@ -33,7 +33,7 @@ func (g *gateway) signIn(w http.ResponseWriter, r *http.Request, status int, pag
 	lang := g.language(w, r)
 	page.AppName = app.Name.In(lang)
 	page.Passwordless = app.Accepts(events.None)
-	page.ReturnTo, _ = g.border.returnTo(r, page.ReturnTo)
+	page.ReturnTo, _ = g.border.returnTo(g.border.own(r), page.ReturnTo)
 	page.CSRF = g.formToken(w, r, aboutLogin)
 	return g.pages.Render(w, status, lang, page)
 }
@@ -53,7 +53,7 @@ func (g *gateway) signInForm(w http.ResponseWriter, r *http.Request) error {
 	if in.Method == events.Password {
 		in.Password = r.PostForm.Get("password")
 	}
-	in.ReturnTo, _ = g.border.returnTo(r, r.PostForm.Get("return_to"))
+	in.ReturnTo, _ = g.border.returnTo(g.border.own(r), r.PostForm.Get("return_to"))
 	login, err := g.begin(r, in)
 	if err != nil {
 		return g.signInAgain(w, r, in, err)

@@ -76,6 +76,16 @@ func (w *world) later(d time.Duration) {
 // gateway starts one more instance and returns its URL.
 func (w *world) gateway(adjust ...func(*runtime.Env)) string {
 	w.t.Helper()
+	server := httptest.NewUnstartedServer(w.handler(adjust...))
+	server.Config.ReadTimeout = 100 * time.Millisecond // waiting must outlast it
+	server.Start()
+	w.t.Cleanup(server.Close)
+	return server.URL
+}
+
+// handler is one more instance without a server.
+func (w *world) handler(adjust ...func(*runtime.Env)) http.Handler {
+	w.t.Helper()
 	cfg := *config.Default()
 	env := &runtime.Env{
 		Name: Name, Config: &cfg, Log: zerolog.Nop(), DB: w.database.Pool(w.t, Name), Credentials: w.keys,
@@ -89,12 +99,8 @@ func (w *world) gateway(adjust ...func(*runtime.Env)) string {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	server := httptest.NewUnstartedServer(worker.Public)
-	server.Config.ReadTimeout = 100 * time.Millisecond // waiting must outlast it
-	server.Start()
 	w.t.Cleanup(worker.Close)
-	w.t.Cleanup(server.Close)
-	return server.URL
+	return worker.Public
 }
 
 // grant ends a login as sessionissuer does: the session first.
@@ -273,4 +279,16 @@ func (w *world) onRequested(act func(login events.Login)) {
 		act(e.Login)
 		return nil, nil
 	}))
+}
+
+// nextRequest is the next login that is requested.
+func (w *world) nextRequest(t *testing.T) events.Login {
+	t.Helper()
+	requested := make(chan events.Login, 16)
+	stop := testenv.Start(t, w.Bus(t, "identityverifier"), bus.On(func(_ context.Context, e *events.Event, _ *events.Requested) ([]*events.Event, error) {
+		requested <- e.Login
+		return nil, nil
+	}))
+	defer stop()
+	return <-requested
 }

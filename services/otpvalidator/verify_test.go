@@ -17,6 +17,7 @@ import (
 	"github.com/sekisho/sekisho/services/internal/bus"
 	"github.com/sekisho/sekisho/services/internal/config"
 	"github.com/sekisho/sekisho/services/internal/credentials"
+	"github.com/sekisho/sekisho/services/internal/directory"
 	"github.com/sekisho/sekisho/services/internal/runtime"
 	"github.com/sekisho/sekisho/services/internal/testenv"
 )
@@ -267,6 +268,12 @@ func TestWhatWasNotAsked(t *testing.T) {
 	expect(t, "another worker's", verify(t, v, l.publish(t, "gateway/web", l.Login, 4, &answer)), "")
 	expect(t, "failures", s.failures(t, "sms:alice"), 0) // nothing was guessed at
 	expect(t, "right", verify(t, v, l.answered(t, 5, 1, code)), "verified sms:alice")
+
+	l = s.login(t, "alice")
+	l.publish(t, Name, l.Login, 1, &events.Challenged{Factor: events.Token, Expires: time.Now().Add(time.Hour)})
+	answer = *l.answered(t, 1, 1, v.codes.Code(l.Login, 1)).Data.(*events.Answered)
+	answer.Factor = events.Token
+	expect(t, "a token for a text message's code", verify(t, v, l.publish(t, "gateway/web", l.Login, 2, &answer)), "wrong 3")
 }
 
 // A round dies when the next is challenged, in the order of the stream and whenever the answer is handled.
@@ -372,20 +379,10 @@ func TestRedelivery(t *testing.T) {
 	expect(t, "failures", s.failures(t, "sms:alice"), 1)
 
 	right := l.answered(t, 2, 1, code)
-	attempt, err := attemptOf(right, right.Data.(*events.Answered), &events.Wanted{User: "alice"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := v.directory.Begin(t.Context(), attempt); err != nil { // counted, not evaluated
-		t.Fatal(err)
-	}
+	begin(t, v, right) // counted, not evaluated
 	for range 3 {
 		expect(t, "right", verify(t, s.start(t), right), "verified sms:alice")
 	}
-	if err := v.directory.Finish(t.Context(), attempt, "wrong", false); err != nil {
-		t.Fatal(err)
-	}
-	expect(t, "right after a second opinion", verify(t, v, right), "verified sms:alice")
 	expect(t, "failures", s.failures(t, "sms:alice"), 0)
 
 	for range 5 { // a lock that came later changes nothing
@@ -394,6 +391,31 @@ func TestRedelivery(t *testing.T) {
 	}
 	expect(t, "right", verify(t, v, right), "verified sms:alice")
 	expect(t, "wrong", verify(t, v, wrong), "wrong 4")
+
+	decided := s.login(t, "bob").challenged(t, 1).answered(t, 1, 1, "no")
+	if err := v.directory.Finish(t.Context(), begin(t, v, decided), "right", true); err != nil {
+		t.Fatal(err)
+	}
+	expect(t, "what was decided stands", verify(t, v, decided), "verified sms:bob")
+}
+
+// begin counts an answer and does not evaluate it.
+func begin(t *testing.T, v *verifier, e *events.Event) directory.Attempt {
+	t.Helper()
+	history, err := v.bus.History(t.Context(), e)
+	if err != nil {
+		t.Fatal(err)
+	}
+	answer := e.Data.(*events.Answered)
+	wanted, _ := bus.Get[*events.Wanted](history, answer.Round)
+	attempt, err := attemptOf(e, answer, wanted)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := v.directory.Begin(t.Context(), attempt); err != nil {
+		t.Fatal(err)
+	}
+	return attempt
 }
 
 // Nothing is said about a round that was answered rightly, or a login that is at its end.

@@ -104,7 +104,8 @@ func (d *dispatcher) expiry(wanted *events.Wanted, at time.Time) time.Time {
 	return expires
 }
 
-// number is the user's phone number, "" when there is none; for a decoy, digits that stay the same at each try and that nobody ever dials.
+// number is the user's phone number, "" when there is none; for a decoy, digits that stay the same at each try and that
+// nobody ever dials.
 func (d *dispatcher) number(ctx context.Context, wanted *events.Wanted) (string, error) {
 	if wanted.Decoy {
 		n := binary.BigEndian.Uint64(d.mac("decoy", wanted.User))
@@ -141,8 +142,11 @@ func (d *dispatcher) deliver(ctx context.Context, r round, m Message, fresh bool
 	}
 	if by != "" {
 		d.last.Store(&course{took: d.now().Sub(at)})
+		if err := d.store.accept(ctx, r, by, receipt, at); err != nil {
+			return "", err
+		}
 		d.deliveries.count(by, receipt.State)
-		return "", d.store.accept(ctx, r, by, receipt, at)
+		return "", nil
 	}
 	if ctx.Err() != nil {
 		return "", fmt.Errorf("smsdispatcher: send: %w", ctx.Err())

@@ -1,0 +1,226 @@
+package gateway
+
+import (
+	"encoding/base64"
+	"net/http"
+	"net/url"
+	"strings"
+	"testing"
+
+	"github.com/sekisho/sekisho/events"
+	"github.com/sekisho/sekisho/services/internal/runtime"
+)
+
+// goesTo makes sure of a redirect.
+func (r reply) goesTo(t *testing.T, want string) {
+	t.Helper()
+	r.status(t, http.StatusSeeOther)
+	if got := r.Header.Get("Location"); got != want {
+		t.Errorf("%s %s leads to %s, want %s", r.Request.Method, r.Request.URL.Path, got, want)
+	}
+}
+
+func (r reply) contains(t *testing.T, texts ...string) {
+	t.Helper()
+	for _, text := range texts {
+		if !strings.Contains(string(r.body), text) {
+			t.Errorf("%s %s: no %q in %s", r.Request.Method, r.Request.URL.Path, text, r.body)
+		}
+	}
+}
+
+func signInFields(more ...string) []string {
+	return append([]string{"app", "demo", "user", "alice", "password", "secret password", "method", "password"}, more...)
+}
+
+func TestLoginByPages(t *testing.T) {
+	w := newWorld(t)
+	w.onRequested(func(login events.Login) { challenge(t, w.Broker, login, 1) })
+	browser := w.browser(w.gateway())
+	other := w.gateway()
+
+	browser.get("/").goesTo(t, "/login?app=demo")
+	page := browser.get("/login?app=demo&return_to=/page").status(t, http.StatusOK)
+	page.contains(t, "Sekisho demo", `value="/page"`)
+	r := browser.form("/login", page, signInFields("return_to", "/page")...)
+	r.status(t, http.StatusSeeOther)
+	path := r.Header.Get("Location")
+	id, ok := strings.CutPrefix(path, "/login/")
+	if !ok {
+		t.Fatalf("leads to %s", path)
+	}
+	login := events.Login{Gateway: "web", ID: id}
+
+	browser.base = other // the other instance goes on
+	browser.client.Jar.SetCookies(mustParse(t, other), nil)
+	page = browser.get(path).status(t, http.StatusOK)
+	page.contains(t, "•••-••••-1234", `data-status="challenge"`)
+
+	bad := browser.form(path+"/answers", page, "code", "12345").status(t, http.StatusUnprocessableEntity)
+	bad.contains(t, "Enter all digits", `<dd>5</dd>`)
+
+	// Full-width digits and a space are what people type.
+	answer := later(func() reply { return browser.form(path+"/answers", page, "code", "１２３ 456") })
+	e := w.Await(t, login, events.StepAnswered, 1)
+	var code string
+	if err := w.Opener(t, "otpvalidator").Open(e.Data.(*events.Answered).Code, e.Subject(), "code", &code); err != nil || code != "123456" {
+		t.Errorf("code %q, %v", code, err)
+	}
+	tell(t, w.Broker, "otpvalidator", login, 1, &events.Rejected{Round: 1, Factor: events.SMS, Reason: events.RejectedWrong, AttemptsLeft: 4})
+	(<-answer).goesTo(t, path)
+	browser.get(path).status(t, http.StatusOK).contains(t, "That code is not right", `<dd>4</dd>`)
+
+	resent := later(func() reply { return browser.form(path+"/factor", page, "factor", "sms") })
+	w.Await(t, login, events.StepChosen, 1)
+	challenge(t, w.Broker, login, 2)
+	(<-resent).goesTo(t, path)
+	browser.get(path).status(t, http.StatusOK).contains(t, "A new message is on its way", `data-round="2"`)
+
+	answer = later(func() reply { return browser.form(path+"/answers", page, "code", "654321") })
+	w.Await(t, login, events.StepAnswered, 2)
+	w.grant(login)
+	(<-answer).goesTo(t, path)
+	browser.get(path).goesTo(t, "/page")
+	home := browser.get("/").status(t, http.StatusOK)
+	home.contains(t, "alice", "Text message code", "2fa")
+	browser.get(path).status(t, http.StatusOK).contains(t, `data-onward="" href="/page"`) // the session is given once
+
+	browser.form("/logout", home).status(t, http.StatusOK)
+	browser.get("/").goesTo(t, "/login?app=demo")
+}
+
+func mustParse(t *testing.T, s string) *url.URL {
+	t.Helper()
+	u, err := url.Parse(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return u
+}
+
+func TestEndedLoginsByPages(t *testing.T) {
+	w := newWorld(t)
+	browser := w.browser(w.gateway())
+	start := func() (events.Login, string) {
+		page := browser.get("/login")
+		requested := make(chan events.Login, 1)
+		go func() { requested <- w.nextRequest(t) }()
+		done := later(func() reply { return browser.form("/login", page, signInFields()...) })
+		login := <-requested
+		closeLogin(t, w.Broker, login, events.Closed{Outcome: events.Denied, Reason: "unknown_user"})
+		r := <-done
+		r.status(t, http.StatusSeeOther)
+		return login, r.Header.Get("Location")
+	}
+	_, path := start()
+	denied := browser.get(path).status(t, http.StatusOK)
+	denied.contains(t, "We could not sign you in", `data-status="denied"`)
+	if strings.Contains(string(denied.body), "unknown_user") {
+		t.Error("the page tells why")
+	}
+	browser.get(path+"?lang=ja").status(t, http.StatusOK)
+	if lang := browser.get(path).Header.Get("Content-Language"); lang != "ja" {
+		t.Errorf("the choice of a language is not kept: %s", lang)
+	}
+	// Another browser has no business here.
+	w.browser(browser.base).get(path).status(t, http.StatusNotFound).contains(t, "There is nothing here")
+}
+
+func TestCancelByPage(t *testing.T) {
+	w := newWorld(t)
+	w.onRequested(func(login events.Login) { challenge(t, w.Broker, login, 1) })
+	browser := w.browser(w.gateway())
+	r := browser.form("/login", browser.get("/login"), signInFields()...)
+	path := r.Header.Get("Location")
+	page := browser.get(path).status(t, http.StatusOK)
+	login := events.Login{Gateway: "web", ID: strings.TrimPrefix(path, "/login/")}
+	done := later(func() reply { return browser.form(path+"/cancel", page) })
+	w.Await(t, login, events.StepCancelled, 0)
+	closeLogin(t, w.Broker, login, events.Closed{Outcome: events.CancelledBy})
+	(<-done).goesTo(t, path)
+	browser.get(path).contains(t, `data-status="cancelled"`)
+}
+
+func TestForgedForms(t *testing.T) {
+	w := newWorld(t)
+	base := w.gateway()
+	browser, other := w.browser(base), w.browser(base)
+	page := browser.get("/login").status(t, http.StatusOK)
+	others := other.get("/login").status(t, http.StatusOK)
+
+	browser.form("/login", others, signInFields()...).status(t, http.StatusForbidden) // bound to another browser
+	w.browser(base).form("/login", page, signInFields()...).status(t, http.StatusForbidden)
+	browser.do("POST", "/login", "application/x-www-form-urlencoded", "app=demo&user=alice&password=x&method=password").status(t, http.StatusForbidden)
+	browser.form("/logout", page).status(t, http.StatusForbidden) // the token of another form
+	browser.header.Set("Sec-Fetch-Site", "cross-site")
+	browser.form("/login", page, signInFields()...).status(t, http.StatusForbidden)
+	browser.header.Del("Sec-Fetch-Site")
+	browser.header.Set("Origin", "https://evil.example")
+	browser.form("/login", page, signInFields()...).status(t, http.StatusForbidden)
+	browser.header.Set("Origin", base)
+	browser.do("POST", "/login", "application/json", "{}").status(t, http.StatusUnsupportedMediaType)
+	browser.form("/login", page, signInFields("user", strings.Repeat("a", 17<<10))...).status(t, http.StatusRequestEntityTooLarge)
+}
+
+func TestBadSignIns(t *testing.T) {
+	w := newWorld(t)
+	browser := w.browser(w.gateway(func(env *runtime.Env) { env.Config.Limits.LoginsPerSource = 1 }))
+	page := browser.get("/login?app=demo&return_to=https://evil.example/").status(t, http.StatusOK)
+	page.contains(t, `name="return_to" value=""`)
+	browser.form("/login", page, "app", "demo", "method", "password", "password", "x").status(t, http.StatusUnprocessableEntity).contains(t, "Enter your user name")
+	browser.form("/login", page, "app", "demo", "user", "alice").status(t, http.StatusUnprocessableEntity).contains(t, "Enter your password", `value="alice"`)
+	browser.form("/login", page, "app", "other", "user", "alice", "method", "none").status(t, http.StatusUnprocessableEntity)
+	browser.get("/login?app=other").status(t, http.StatusNotFound)
+
+	w.onRequested(func(login events.Login) { challenge(t, w.Broker, login, 1) })
+	r := browser.form("/login", page, signInFields("return_to", "//evil.example/")...)
+	r.status(t, http.StatusSeeOther)
+	w.grant(events.Login{Gateway: "web", ID: strings.TrimPrefix(r.Header.Get("Location"), "/login/")})
+	waitGranted(t, browser, r.Header.Get("Location"))
+	limited := browser.form("/login", page, signInFields()...).status(t, http.StatusTooManyRequests)
+	limited.contains(t, "too many attempts")
+	if limited.Header.Get("Retry-After") == "" {
+		t.Error("429 without Retry-After")
+	}
+}
+
+// waitGranted follows a granted login to where it leads, which is home: the other place was none of ours.
+func waitGranted(t *testing.T, browser *caller, path string) {
+	t.Helper()
+	id := strings.TrimPrefix(path, "/login/")
+	browser.get("/v1/logins/"+id+"?after=2&wait=30s").status(t, http.StatusOK)
+	browser.get(path).goesTo(t, "/")
+}
+
+func TestDeviceIsRemembered(t *testing.T) {
+	w := newWorld(t)
+	browser := w.browser(w.gateway())
+	identity := func(login events.Login) (id events.Identity) {
+		t.Helper()
+		e := w.Await(t, login, events.StepRequested, 0)
+		if err := w.Opener(t, "identityverifier").Open(e.Data.(*events.Requested).Identity, e.Subject(), "identity", &id); err != nil {
+			t.Fatal(err)
+		}
+		return id
+	}
+	v := browser.post("/v1/logins", startBodyFor("0s")).view(t)
+	if id := identity(v.login()); id.Device != "" || len(id.DeviceUsers) != 0 {
+		t.Errorf("a new browser: %+v", id)
+	}
+	w.grant(v.login())
+	browser.get("/v1/logins/" + v.ID + "?after=1&wait=30s")
+	second := browser.post("/v1/logins", startBodyFor("0s")).view(t)
+	id := identity(second.login())
+	if id.Device == "" || len(id.DeviceUsers) != 1 || id.DeviceUsers[0] != alice {
+		t.Errorf("alice's browser: %+v", id)
+	}
+	// What the browser makes up itself is no device.
+	_, mac, _ := strings.Cut(browser.cookie("__Host-sekisho_device"), ".")
+	made := base64.RawURLEncoding.EncodeToString([]byte(`{"id":"mine","users":["` + alice + `"]}`))
+	forged := []*http.Cookie{{Name: "__Host-sekisho_device", Value: made + "." + mac, Path: "/", Secure: true}}
+	browser.client.Jar.SetCookies(mustParse(t, browser.base), forged)
+	third := browser.post("/v1/logins", startBodyFor("0s")).view(t)
+	if id := identity(third.login()); id.Device != "" || len(id.DeviceUsers) != 0 {
+		t.Errorf("a forged device: %+v", id)
+	}
+}
