@@ -33,7 +33,7 @@ const (
 // No login is lost, none is granted twice, and nobody gets two messages.
 func TestKillAnyWorker(t *testing.T) {
 	s := &system{t: t, dir: t.TempDir()}
-	s.run(cheap+"limits: {logins_per_source: 100000, sms_per_user: 1000, sms_per_number: 1000}\ndatabase: {connections: 2}\nlog: {level: warn}\n", nil)
+	s.run(cheap+"limits: {logins_per_source: 100000, sms_per_user: 1000, sms_per_number: 1000}\ndatabase: {connections: 2}\n", nil)
 	cluster := &cluster{t: t, system: s, binary: build(t), running: make(map[string][]*process)}
 	for _, worker := range services.All {
 		for range killInstances {
@@ -158,10 +158,15 @@ func (c *cluster) stop() {
 	}
 }
 
+// dumpLogs shows what the processes complained about.
 func (c *cluster) dumpLogs() {
 	for worker, all := range c.running {
 		for _, p := range all {
-			c.t.Logf("%s: %s", worker, p.log.String())
+			for line := range strings.Lines(p.log.String()) {
+				if !strings.Contains(line, `"level":"info"`) {
+					c.t.Logf("%s: %s", worker, strings.TrimSpace(line))
+				}
+			}
 		}
 	}
 }
@@ -230,8 +235,10 @@ func (c *cluster) request(method, path, bearer string, body, dst any) (status in
 		var answer []byte
 		status, answer, err = send(c.t.Context(), method, gateway.http+path, bearer, data)
 		switch {
-		case err == nil && status != http.StatusServiceUnavailable:
+		case err == nil && status/100 == 2:
 			return status, json.Unmarshal(answer, dst)
+		case err == nil && status != http.StatusServiceUnavailable:
+			return status, nil // a problem document
 		case err != nil && path == "/v1/logins":
 			return 0, err
 		}
@@ -270,10 +277,10 @@ func (c *cluster) logIn(user int) error {
 		}
 	}
 	c.logins.Store(l.ID, user)
-	token, answered := l.LoginToken, false
+	token, answered, said := l.LoginToken, false, []int(nil)
 	for deadline := time.Now().Add(4 * time.Minute); l.Status != "granted"; {
 		if time.Now().After(deadline) {
-			return fmt.Errorf("%s is still %s", l.ID, l.Status)
+			return fmt.Errorf("%s is still %s %+v, its answers got %d", l.ID, l.Status, l.Challenge, said)
 		}
 		path, method, body := fmt.Sprintf("/v1/logins/%s?after=%d&wait=5s", l.ID, l.Version), http.MethodGet, any(nil)
 		if l.Status == "challenge" && !answered {
@@ -288,6 +295,9 @@ func (c *cluster) logIn(user int) error {
 		}
 		var now login
 		status, err := c.request(method, path, token, body, &now)
+		if method == http.MethodPost {
+			said = append(said, status)
+		}
 		switch {
 		case err != nil:
 			return fmt.Errorf("%s: %s: %w", l.ID, method, err)
@@ -336,11 +346,14 @@ func (c *cluster) checkRecord() {
 			c.t.Errorf("user %d started %d logins and got %d messages with %d codes", n, c.tries[n], len(sent), len(codes))
 		}
 	}
-	// The audit log follows: one closing of each login, and no login without its session or the other way round.
+	// The audit log follows: as many grants as sessions, and one ending of each login. A login that nobody was told of,
+	// since its gateway died, is granted or still waits for its code.
 	poll(c.t, "audited", func() bool {
-		return count("SELECT count(*) FROM audit.logins WHERE outcome = 'granted'") == count("SELECT count(*) FROM sessions.sessions") &&
-			count("SELECT count(*) FROM audit.events WHERE step = 'closed'") == count("SELECT count(*) FROM audit.events WHERE step = 'requested'")
+		return count("SELECT count(*) FROM audit.logins WHERE outcome = 'granted'") == count("SELECT count(*) FROM sessions.sessions")
 	})
+	if odd := count("SELECT count(*) FROM audit.logins WHERE outcome <> 'granted'"); odd > 0 {
+		c.t.Errorf("%d logins ended otherwise than granted", odd)
+	}
 	if doubled := count("SELECT count(*) FROM (SELECT login FROM audit.events WHERE step = 'closed' GROUP BY gateway, login HAVING count(*) > 1) x"); doubled > 0 {
 		c.t.Errorf("%d logins ended twice", doubled)
 	}

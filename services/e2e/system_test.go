@@ -156,6 +156,11 @@ func (s *system) raw(method, address, bearer string, body any) (int, []byte) {
 	if bearer != "" {
 		req.Header.Set("Authorization", "Bearer "+bearer)
 	}
+	return s.do(req)
+}
+
+func (s *system) do(req *http.Request) (int, []byte) {
+	s.t.Helper()
 	res, err := http.DefaultClient.Do(req)
 	must(s.t, err)
 	defer res.Body.Close()

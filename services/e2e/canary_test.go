@@ -1,0 +1,213 @@
+package e2e
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/url"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/rs/zerolog"
+
+	"github.com/sekisho/sekisho/services/internal/bus"
+)
+
+// Nothing secret and nothing personal is in the logs, on the bus, in dead letters, in metrics or in the audit log, in any
+// of the encodings in which it might hide there.
+func TestCanaries(t *testing.T) {
+	s := start(t, cheap+"gateway: {proxies: [127.0.0.1/32]}\nlog: {level: debug}\nbreaker: {failures: 100}\n")
+	const (
+		user, password, phone = "canary.kestrel", "Canary-Passw0rd-93b1", "+819055501234"
+		ip, agent             = "203.0.113.77", "CanaryBrowser/77.1"
+		wrongPassword         = "Canary-Wrong-55aa"
+	)
+	if status := s.admin(http.MethodPost, "/users", map[string]any{"user": user, "password": password, "phone": phone, "primary": "password"}, nil); status != http.StatusCreated {
+		t.Fatal("add user:", status)
+	}
+	s.risk(user, "REVIEW")
+	canaries := map[string]string{"user": user, "password": password, "phone": phone, "national phone": "09055501234", "IP": ip, "user agent": agent,
+		"wrong password": wrongPassword, "admin token": s.adminToken, "demo password": s.Password}
+	for _, file := range []string{"setup.nk", "web.nk", "smsdispatcher.nk"} {
+		canaries[file] = s.secret(filepath.Join("credentials", file))
+	}
+	at, err := url.Parse(s.Postgres)
+	must(t, err)
+	canaries["database password"], _ = at.User.Password()
+
+	// A road with everything in it: from behind a proxy, with a wrong password, faults of every provider, a wrong and a right code.
+	header := http.Header{"X-Forwarded-For": {ip}, "User-Agent": {agent}, "Content-Type": {"application/json"}}
+	begin := func(password string) (l login) {
+		t.Helper()
+		body := fmt.Sprintf(`{"user":%q,"method":"password","password":%q,"app":"demo","tokens":true,"wait":"20s"}`, user, password)
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, s.HTTP+"/v1/logins", strings.NewReader(body))
+		must(t, err)
+		req.Header = header.Clone()
+		status, answer := s.do(req)
+		if status != http.StatusCreated {
+			t.Fatalf("start: %d %s", status, answer)
+		}
+		must(t, json.Unmarshal(answer, &l))
+		return l
+	}
+	begin(wrongPassword)
+	for _, mode := range []string{"error", "reset", "garbage"} {
+		s.fault("sms", mode)
+		s.fault("risk", mode)
+		begin(password)
+	}
+	s.fault("sms", "none")
+	s.fault("risk", "none")
+	l := begin(password)
+	code := s.newestCode(phone)
+	s.answer(l, wrong(code))
+	_, now := s.answer(l, code)
+	if now = s.untilStatus(l, "granted"); now.SessionToken == "" {
+		t.Fatal("no session token")
+	}
+	canaries["login token"], canaries["session token"] = l.LoginToken, now.SessionToken
+	for _, m := range s.messages(phone) {
+		canaries["code "+m.Provider+fmt.Sprint(len(canaries))] = m.code(t)
+	}
+	s.call(http.MethodGet, s.HTTP+"/v1/session", now.SessionToken, nil, nil)
+	s.raw(http.MethodGet, s.HTTP+"/v1/session?user="+user, now.SessionToken+"x", nil)
+	s.raw(http.MethodGet, s.HTTP+"/v1/logins/"+url.PathEscape(user), "", nil)
+	s.admin(http.MethodGet, "/users?q="+user, nil, nil)
+	s.admin(http.MethodPost, "/users/"+user+"/lock", nil, nil)
+
+	// Dead letters: sealed fields that can not be opened, and an event that is not one.
+	nc, err := bus.Dial("nats://"+s.NATS, bus.UserSetup, []byte(canaries["setup.nk"]), zerolog.Nop())
+	must(t, err)
+	defer nc.Close()
+	must(t, nc.Publish("login.requested.example.0199a4c1-7d3e-7bbb-8a52-1f0e5d3c2b1a", []byte("{")))
+	must(t, nc.Flush())
+	js, err := jetstream.New(nc)
+	must(t, err)
+	stream := func(name string) jetstream.Stream {
+		t.Helper()
+		found, err := js.Stream(t.Context(), name)
+		must(t, err)
+		return found
+	}
+	dead := stream("DEAD")
+	poll(t, "a dead letter", func() bool {
+		info, err := dead.Info(t.Context())
+		return err == nil && info.State.Msgs > 0
+	})
+	db, err := pgx.Connect(t.Context(), s.Postgres)
+	must(t, err)
+	defer db.Close(t.Context())
+	poll(t, "audited", func() bool {
+		var closed int
+		must(t, db.QueryRow(t.Context(), "SELECT count(*) FROM audit.logins WHERE outcome = 'granted'").Scan(&closed))
+		return closed > 0
+	})
+
+	places := map[string][]byte{"log": []byte(s.log.String())}
+	_, places["metrics"] = s.raw(http.MethodGet, s.Ops+"/metrics", "", nil)
+	for _, name := range []string{"LOGIN", "TIMER", "ARCHIVE", "ACCOUNT", "SESSION", "KEYS", "DEAD", "REDO"} {
+		places["stream "+name] = dump(t, stream(name))
+	}
+	for _, schema := range []string{"audit", "sms", "sessions"} {
+		places["schema "+schema] = s.dumpSchema(db, schema)
+	}
+	if len(places["log"]) < 1000 || len(places["stream LOGIN"]) < 1000 || len(places["schema audit"]) < 1000 {
+		t.Fatal("there is too little to look at")
+	}
+	for _, where := range []string{"log", "stream LOGIN", "stream ARCHIVE", "schema audit"} {
+		if hiding(l.ID).Find(places[where]) == nil {
+			t.Fatalf("the login itself is not found in %s", where)
+		}
+	}
+	for what, secret := range canaries {
+		pattern := hiding(secret)
+		for where, data := range places {
+			if found := pattern.Find(data); found != nil {
+				t.Errorf("%s is in %s: %q", what, where, around(data, found))
+			}
+		}
+	}
+}
+
+// hiding matches a secret in clear, in hex, percent-encoded, and in base64 wherever it starts.
+func hiding(secret string) *regexp.Regexp {
+	if len(secret) == 6 { // a code: digits that stand alone
+		return regexp.MustCompile(`(^|[^0-9A-Za-z.:+-])` + secret + `($|[^0-9A-Za-z.:+-])`)
+	}
+	forms := []string{secret, url.QueryEscape(secret), hex.EncodeToString([]byte(secret))}
+	for shift := range 3 {
+		encoded := base64.StdEncoding.EncodeToString(append(bytes.Repeat([]byte{'x'}, shift), secret...))
+		// The first and the last group mix with what stands beside the secret.
+		encoded = strings.TrimRight(encoded, "=")
+		forms = append(forms, encoded[4:len(encoded)-4])
+	}
+	for i, f := range forms {
+		forms[i] = regexp.QuoteMeta(f)
+	}
+	for _, f := range slices.Clone(forms[3:]) { // base64url
+		forms = append(forms, strings.NewReplacer(`\+`, "-", "/", "_").Replace(f))
+	}
+	return regexp.MustCompile("(?i:" + strings.Join(forms[:3], "|") + ")|" + strings.Join(forms[3:], "|"))
+}
+
+// The search finds what it is to find, else the test above would prove nothing.
+func TestHiding(t *testing.T) {
+	const secret = "canary.kestrel+1@x"
+	for shift := range 3 {
+		text := strings.Repeat("x", shift) + secret + strings.Repeat("y", shift)
+		for _, form := range []string{text, "=" + hex.EncodeToString([]byte(text)), url.QueryEscape(text), strings.ToUpper(text),
+			base64.StdEncoding.EncodeToString([]byte(text)), base64.RawURLEncoding.EncodeToString([]byte(text))} {
+			if !hiding(secret).MatchString(form) {
+				t.Errorf("not found in %q", form)
+			}
+		}
+	}
+	for form, found := range map[string]bool{`"code":"123456"`: true, "code 123456": true, "0.123456": false, "01234567": false} {
+		if hiding("123456").MatchString(form) != found {
+			t.Errorf("found in %q: %v, want %v", form, !found, found)
+		}
+	}
+}
+
+func around(data, found []byte) []byte {
+	i := bytes.Index(data, found)
+	return data[max(0, i-80):min(len(data), i+len(found)+80)]
+}
+
+// dump is everything in a stream: subjects, headers and data.
+func dump(t *testing.T, stream jetstream.Stream) []byte {
+	t.Helper()
+	info, err := stream.Info(t.Context())
+	must(t, err)
+	var b bytes.Buffer
+	for seq := info.State.FirstSeq; seq <= info.State.LastSeq && seq > 0; seq++ {
+		if msg, err := stream.GetMsg(t.Context(), seq); err == nil {
+			fmt.Fprintf(&b, "%s\n%v\n%s\n", msg.Subject, msg.Header, msg.Data)
+		}
+	}
+	return b.Bytes()
+}
+
+// dumpSchema is everything in the tables of a schema.
+func (s *system) dumpSchema(db *pgx.Conn, schema string) []byte {
+	s.t.Helper()
+	ctx := s.t.Context()
+	rows, err := db.Query(ctx, "SELECT quote_ident(schemaname) || '.' || quote_ident(tablename) FROM pg_tables WHERE schemaname = $1", schema)
+	must(s.t, err)
+	tables, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	must(s.t, err)
+	var b bytes.Buffer
+	for _, table := range tables {
+		_, err := db.PgConn().CopyTo(ctx, &b, "COPY "+table+" TO STDOUT")
+		must(s.t, err)
+	}
+	return b.Bytes()
+}
