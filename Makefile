@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help run build test lint fmt fuzz vulnerabilities packages
+.PHONY: help run build test bench bench-profile soak lint fmt fuzz vulnerabilities packages
 
 MODULES := ./events/... ./services/... ./tools/...
 BIN := $(CURDIR)/.bin
@@ -11,6 +11,9 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 # How much of the machine tests take: packages at a time, and seconds for each fuzz target.
 PARALLEL ?= 2
 FUZZTIME ?= 10s
+# Flags of the performance report (.bin/bench -help), and how long the soak lasts.
+BENCH ?=
+SOAK ?= 10m
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 18
@@ -27,6 +30,24 @@ test: packages lint vulnerabilities ## check the code and run all tests: unit, r
 	@$(BIN)/gotestsum --format pkgname-and-test-fails --hide-summary skipped --jsonfile $(BIN)/test.json -- \
 		-race -count=1 -shuffle=on -timeout 15m -p $(PARALLEL) $(MODULES)
 	@! grep '"Action":"skip".*"Test":' $(BIN)/test.json
+
+bench: build ## the performance report: logins a second, latency and cost, beside the broker's own limit (BENCH=flags)
+	@$(call need,initdb,postgresql)
+	@go build -o $(BIN)/ ./tools/cmd/bench
+	@$(BIN)/bench -sekisho $(BIN)/sekisho $(BENCH)
+
+bench-profile: build ## CPU and allocation profiles of the saturated saga into .bin/profiles, and their top ten
+	@$(call need,initdb,postgresql)
+	@go build -o $(BIN)/ ./tools/cmd/bench
+	@rm -rf $(BIN)/profiles && mkdir -p $(BIN)/profiles
+	@$(BIN)/bench -sekisho $(BIN)/sekisho -only 'in process' -phase 5s -parked 0 -profiles $(BIN)/profiles $(BENCH)
+	@for profile in $(BIN)/profiles/*.cpu.pb.gz; do echo "== $${profile##*/}"; go tool pprof -top -nodecount 10 $$profile 2>/dev/null; done
+	@for profile in $(BIN)/profiles/*.allocs.pb.gz; do echo "== $${profile##*/}"; go tool pprof -sample_index alloc_space -top -nodecount 10 $$profile 2>/dev/null; done
+
+soak: build ## mixed logins and restarts of workers for SOAK (10m); fails when something grows, plots .bin/soak.png
+	@$(call need,initdb,postgresql)
+	@go build -o $(BIN)/ ./tools/cmd/soak
+	@$(BIN)/soak -sekisho $(BIN)/sekisho -for $(SOAK) -plot $(BIN)/soak.png
 
 lint: $(TOOLS) ## gofmt, go vet and staticcheck
 	@unformatted=$$(git ls-files -co --exclude-standard '*.go' | xargs gofmt -l); \
@@ -61,6 +82,8 @@ $(TOOLS): tools/go.mod tools/go.sum
 packages:
 	@$(call need,initdb,postgresql)
 	@$(call need,chromium chromium-browser google-chrome,chromium fonts-noto-cjk)
+	@$(call need,node,nodejs)
+	@$(call need,npm,npm)
 
 # need,<programs of which one is needed>,<packages>: installs the packages where that is possible, else says what is missing.
 define need

@@ -130,6 +130,7 @@ type Request struct {
 	Method   Method
 	User     string // as the user typed it
 	Password string // with [Password] only
+	Session  string // with [None] only: the session to step up from; see [Identity]
 	Prefer   Factor // the factor to challenge first; may be empty
 	Locale   string // "ja", "en" or empty
 	Deadline time.Time
@@ -156,7 +157,7 @@ func (c *Client) Request(ctx context.Context, r Request) (Login, error) {
 	}
 	data := &Requested{App: r.App, Method: r.Method, Prefer: r.Prefer, Deadline: deadline, Locale: r.Locale, SourceTag: r.SourceTag}
 	subject := login.Subject(StepRequested, 0)
-	identity := Identity{User: r.User, Password: r.Password, Device: r.Device, DeviceUsers: r.DeviceUsers}
+	identity := Identity{User: r.User, Password: r.Password, Device: r.Device, DeviceUsers: r.DeviceUsers, Session: r.Session}
 	if data.Identity, err = c.seal(ctx, identityverifier, subject, "identity", identity); err != nil {
 		return Login{}, err
 	}

@@ -135,7 +135,7 @@ func FromCloudEvent(ce cloudevents.Event) (*Event, error) {
 		return nil, invalid(fmt.Errorf("type %q, want %q", ce.Type(), EventType(step)))
 	case ce.Subject() != login.String():
 		return nil, invalid(fmt.Errorf("subject attribute %q, want %q", ce.Subject(), login))
-	case ce.DataContentType() != "" && ce.DataContentType() != cloudevents.ApplicationJSON:
+	case ce.DataContentType() != "" && mediaType(ce.DataContentType()) != cloudevents.ApplicationJSON:
 		return nil, invalid(fmt.Errorf("datacontenttype %q, want %q", ce.DataContentType(), cloudevents.ApplicationJSON))
 	case len(ce.Data()) > MaxData:
 		return nil, invalid(fmt.Errorf("%d bytes of data, at most %d", len(ce.Data()), MaxData))
@@ -162,6 +162,12 @@ func FromCloudEvent(ce cloudevents.Event) (*Event, error) {
 		}
 	}
 	return e, e.check()
+}
+
+// mediaType is a content type without its parameters: some SDKs add a charset, which JSON does not have (RFC 8259 section 11).
+func mediaType(contentType string) string {
+	name, _, _ := strings.Cut(contentType, ";")
+	return strings.ToLower(strings.TrimSpace(name))
 }
 
 // check reports what publishers and readers must agree on.

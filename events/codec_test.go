@@ -94,6 +94,15 @@ func TestHeaderEncoding(t *testing.T) {
 	}
 }
 
+// SDKs of other languages add a charset to the content type.
+func TestContentTypeWithParameter(t *testing.T) {
+	msg := message(t, example(t))
+	msg.Header.Set("ce-datacontenttype", "application/json; charset=utf-8")
+	if _, err := events.Read(msg.Subject, msg.Header, msg.Data); err != nil {
+		t.Error(err)
+	}
+}
+
 // What can not be an event of the login says what is wrong, and never repeats the data.
 func TestReadRefuses(t *testing.T) {
 	good := example(t)

@@ -24,6 +24,14 @@ const (
 	None     Method = "none" // by ID only: a challenge must follow
 )
 
+// AMR is what has been shown with the method, as an authentication method reference (RFC 8176); empty for [None].
+func (m Method) AMR() string {
+	if m == Password {
+		return "pwd"
+	}
+	return ""
+}
+
 // A Factor is a kind of authenticator that can be challenged.
 type Factor string
 
@@ -36,6 +44,21 @@ const (
 
 // Factors lists all factors.
 var Factors = []Factor{SMS, Push, Token}
+
+// AMR is the factor as an authentication method reference (RFC 8176). The key that answers a push lives in the phone's
+// software: swk.
+func (f Factor) AMR() string {
+	switch f {
+	case SMS:
+		return "sms"
+	case Push:
+		return "swk"
+	case Token:
+		return "otp"
+	default:
+		return ""
+	}
+}
 
 // A Verdict is what the risk assessment says of a login.
 type Verdict string
@@ -97,6 +120,10 @@ type Identity struct {
 	// name of the browser, and the opaque ids of the users who logged in with it before.
 	Device      string   `json:"device,omitempty"`
 	DeviceUsers []string `json:"device_users,omitempty"`
+	// Session, with [None] only, is the login's id of a live session that the user has at the same gateway. The login
+	// steps up from it: what was shown for it counts, at least one factor more must follow, and the session that is
+	// granted takes its place.
+	Session string `json:"session,omitempty"`
 }
 
 // Environment is what only riskassessor may know of a request.
@@ -120,8 +147,28 @@ type Identified struct {
 	Device   string    `json:"device,omitempty"` // keyed hash of a browser that this user logged in with before
 	// Decoy marks a login by ID only of a name that can not log in so. It walks the same road and never succeeds.
 	Decoy bool `json:"decoy,omitempty"`
+	// Session is what the login steps up from: a session of the same user at the same gateway, which lived at that moment.
+	Session *SteppedFrom `json:"session,omitempty"`
 	// Subject is [Subject] sealed to riskassessor.
 	Subject *Sealed `json:"subject,omitempty"`
+}
+
+// SteppedFrom is the session that a login steps up from.
+type SteppedFrom struct {
+	ID       string    `json:"id"`        // of the login that it was granted for, at the same gateway
+	AMR      []string  `json:"amr"`       // what was shown for it
+	AuthTime time.Time `json:"auth_time"` // of that session
+}
+
+func (s *SteppedFrom) validate() error {
+	if s == nil {
+		return nil
+	}
+	var none error
+	if len(s.AMR) == 0 {
+		none = errors.New("session.amr: empty")
+	}
+	return errors.Join(text("session.id", s.ID, 1, 64), none, texts("session.amr", s.AMR), instant("session.auth_time", s.AuthTime))
 }
 
 // Subject is what only riskassessor may know of an identified user.
@@ -148,7 +195,7 @@ type Assessed struct {
 // Facts are what a decision rests on beside the history and the policy. Recorded so that it can be made again.
 type Facts struct {
 	Now     time.Time `json:"now"`
-	Enabled bool      `json:"enabled"` // the account may log in at this moment
+	Enabled bool      `json:"enabled"` // the account may log in at this moment, and the session that the login steps up from, if any, lives
 }
 
 // Decision is what `wanted` and `closed` record of how they came about.
@@ -237,11 +284,11 @@ type Closed struct {
 	Outcome  Outcome   `json:"outcome"`
 	Reason   string    `json:"reason,omitempty"`
 	App      string    `json:"app,omitempty"`
-	User     string    `json:"user,omitempty"` // opaque id; with [Granted] only
-	AMR      []string  `json:"amr,omitempty"`  // RFC 8176 values
-	ACR      string    `json:"acr,omitempty"`  // "1fa", "2fa", …: how many factors were verified
-	AuthTime time.Time `json:"auth_time,omitzero"`
-	Expires  time.Time `json:"expires,omitzero"` // absolute end of the session
+	User     string    `json:"user,omitempty"`     // opaque id; with [Granted] only
+	AMR      []string  `json:"amr,omitempty"`      // RFC 8176 values
+	ACR      string    `json:"acr,omitempty"`      // "1fa", "2fa", …: how many factors were verified
+	AuthTime time.Time `json:"auth_time,omitzero"` // of a login that steps up: that of the session it steps up from
+	Expires  time.Time `json:"expires,omitzero"`   // absolute end of the session
 	Decision Decision  `json:"decision"`
 }
 
@@ -283,6 +330,7 @@ func (d *Identified) Validate() error {
 		optional("prefer", d.Prefer, Factors...),
 		optional("locale", d.Locale, "ja", "en"),
 		text("device", d.Device, 0, 64),
+		d.Session.validate(),
 		sealed("subject", d.Subject, false),
 	)
 }

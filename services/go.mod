@@ -21,6 +21,7 @@ require (
 	github.com/rs/zerolog v1.35.1
 	github.com/santhosh-tekuri/jsonschema/v6 v6.0.3
 	github.com/sekisho/sekisho/events v0.0.0
+	github.com/sekisho/sekisho/schemas v0.0.0
 	github.com/sony/gobreaker/v2 v2.4.0
 	github.com/synadia-io/orbit.go/jetstreamext v0.3.1
 	go.uber.org/goleak v1.3.0
@@ -61,4 +62,7 @@ require (
 	google.golang.org/protobuf v1.36.12 // indirect
 )
 
-replace github.com/sekisho/sekisho/events => ../events
+replace (
+	github.com/sekisho/sekisho/events => ../events
+	github.com/sekisho/sekisho/schemas => ../schemas
+)

@@ -43,6 +43,8 @@ type system struct {
 	Password       string // of the demo accounts
 	adminToken     string
 	log            lockedBuffer
+	client         *http.Client // follows no redirects, and holds what it sees against schemas/openapi.yaml
+	conformity     *conformity
 	stop           func()
 }
 
@@ -92,6 +94,8 @@ func (s *system) run(settings string, workers []runtime.Service) {
 	must(s.t, err)
 	must(s.t, json.Unmarshal(data, &at))
 	s.HTTP, s.Ops, s.Sim, s.NATS, s.Postgres = "http://"+at.HTTP, "http://"+at.Ops, "http://"+at.Sim, at.NATS, at.Postgres
+	s.conformity = newConformity(s)
+	s.client = &http.Client{Transport: s.conformity, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	s.Password = s.secret("demo-password")
 	s.adminToken = s.secret("admin-token")
 }
@@ -161,7 +165,7 @@ func (s *system) raw(method, address, bearer string, body any) (int, []byte) {
 
 func (s *system) do(req *http.Request) (int, []byte) {
 	s.t.Helper()
-	res, err := http.DefaultClient.Do(req)
+	res, err := s.client.Do(req)
 	must(s.t, err)
 	defer res.Body.Close()
 	data, err := io.ReadAll(res.Body)
@@ -303,7 +307,7 @@ func poll(t *testing.T, what string, ok func() bool) {
 	}
 }
 
-func must(t *testing.T, err error) {
+func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)

@@ -9,28 +9,29 @@ import (
 	"github.com/sekisho/sekisho/services/internal/httpapi"
 )
 
-// authCheck answers GET /auth/check?app=: reverse proxies ask it about each request to an app, with the request's cookies.
+// authCheck answers /auth/check?app=: reverse proxies ask it about each request to an app, with the request's cookies, and
+// some of them with its method.
 func (g *gateway) authCheck(w http.ResponseWriter, r *http.Request) error {
 	query := r.URL.Query()
 	app := query.Get("app")
 	if g.policy.Policy().Apps[app] == nil {
 		return httpapi.Invalid("app", "there is no such app")
 	}
-	s, err := g.session(r, true)
-	if err == nil && s.App != app {
-		err = errNobody // a session is for the app that it was asked for, under that app's policy
-	}
-	if errors.Is(err, errNobody) {
-		w.Header().Set("Location", g.loginURL(r, app))
+	h := w.Header()
+	s, err := g.sessionFor(r, app)
+	if errors.Is(err, errNobody) || errors.Is(err, errShort) {
+		h.Set("Location", g.loginURL(r, app))
 		if query.Get("redirect") == "1" {
 			w.WriteHeader(http.StatusFound)
 			return nil
 		}
 	}
+	if errors.Is(err, errShort) {
+		h.Set("WWW-Authenticate", `Bearer error="insufficient_user_authentication"`) // RFC 9470 section 3
+	}
 	if err != nil {
 		return err
 	}
-	h := w.Header()
 	h.Set("Remote-User", s.Name)
 	h.Set("Sekisho-Acr", s.ACR)
 	h.Set("Sekisho-Amr", strings.Join(s.AMR, ","))
@@ -38,7 +39,7 @@ func (g *gateway) authCheck(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// loginURL is the login page that leads back to what the browser asked the proxy for.
+// loginURL is the login page, which also steps up, and leads back to what the browser asked the proxy for.
 func (g *gateway) loginURL(r *http.Request, app string) string {
 	query := url.Values{"app": {app}}
 	own := g.border.at(r, r.Host) // what proxies forward here is the app's host, not the gateway's

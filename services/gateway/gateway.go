@@ -18,6 +18,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/sekisho/sekisho/events"
+	"github.com/sekisho/sekisho/services/gateway/docs"
 	"github.com/sekisho/sekisho/services/gateway/pages"
 	"github.com/sekisho/sekisho/services/internal/bus"
 	"github.com/sekisho/sekisho/services/internal/config"
@@ -41,6 +42,7 @@ type gateway struct {
 	client      *events.Client
 	policy      *policy.Store
 	pages       *pages.Pages
+	docs        *docs.Docs
 	keys        *keys
 	border      *border
 	crossOrigin *http.CrossOriginProtection
@@ -80,6 +82,9 @@ func Build(ctx context.Context, env *runtime.Env) (*runtime.Worker, error) {
 	if g.pages, err = pages.New(); err != nil {
 		return nil, err
 	}
+	if g.docs, err = docs.New(); err != nil {
+		return nil, err
+	}
 	if g.limits, err = newLimits(env.Config.Limits.LoginsPerSource); err != nil {
 		return nil, err
 	}
@@ -115,7 +120,7 @@ func (g *gateway) handler() http.Handler {
 		"DELETE /v1/logins/{id}":       g.cancel,
 		"GET /v1/session":              g.whoAmI,
 		"DELETE /v1/session":           g.logOut,
-		"GET /auth/check":              g.authCheck,
+		"/auth/check":                  g.authCheck,
 	} {
 		mux.Handle(pattern, g.api(handle))
 	}
@@ -132,6 +137,7 @@ func (g *gateway) handler() http.Handler {
 		mux.Handle(pattern, g.page(handle))
 	}
 	mux.Handle("GET /assets/", g.pages.Assets())
+	g.docs.Register(mux)
 	return g.observe(g.harden(g.orNotFoundPage(mux, httpapi.Routes(mux))))
 }
 
@@ -140,7 +146,7 @@ func (g *gateway) api(handle func(http.ResponseWriter, *http.Request) error) htt
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if err := handle(w, r); err != nil {
 			g.report(r, err)
-			if p := g.problem(err); p.Status == http.StatusUnauthorized {
+			if p := g.problem(err); p.Status == http.StatusUnauthorized && w.Header().Get("WWW-Authenticate") == "" {
 				w.Header().Set("WWW-Authenticate", "Bearer") // RFC 9110 section 15.5.2 asks for one
 			}
 			g.problem(err).Write(w)

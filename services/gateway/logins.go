@@ -39,7 +39,7 @@ func (g *gateway) start(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	login, err := g.begin(r, in)
+	login, err := g.begin(r, in, g.border.cookiesCount(r))
 	if err != nil {
 		return err
 	}
@@ -88,17 +88,19 @@ const collectorCookie = "omotion_assessment"
 func (g *gateway) check(r *http.Request, in *startBody) error {
 	app := g.policy.Policy().Apps[in.App]
 	switch {
-	case len(in.User) == 0 || len(in.User) > maxUser || !utf8.ValidString(in.User):
+	case in.Method == fromSession && in.User != "":
+		return httpapi.Invalid("user", "the session says who it is")
+	case in.Method != fromSession && (len(in.User) == 0 || len(in.User) > maxUser || !utf8.ValidString(in.User)):
 		return httpapi.Invalid("user", "want 1 to 256 bytes")
 	case app == nil:
 		return httpapi.Invalid("app", "there is no such app")
-	case in.Method != events.Password && in.Method != events.None:
-		return httpapi.Invalid("method", "want password or none")
-	case !app.Accepts(in.Method):
+	case in.Method != events.Password && in.Method != events.None && in.Method != fromSession:
+		return httpapi.Invalid("method", "want password, none or session")
+	case in.Method != fromSession && !app.Accepts(in.Method):
 		return httpapi.Invalid("method", "the app does not accept it")
 	case in.Method == events.Password && (len(in.Password) == 0 || len(in.Password) > maxPassword || !utf8.ValidString(in.Password)):
 		return httpapi.Invalid("password", "want 1 to 1024 bytes")
-	case in.Method == events.None && in.Password != "":
+	case in.Method != events.Password && in.Password != "":
 		return httpapi.Invalid("password", "goes with method password only")
 	case in.Code != "" && !isCode(in.Code, minCode, maxCode):
 		return httpapi.Invalid("code", "want 6 to 10 digits")
@@ -116,8 +118,8 @@ func (g *gateway) check(r *http.Request, in *startBody) error {
 	return nil
 }
 
-// begin checks what the user asks for and starts the login.
-func (g *gateway) begin(r *http.Request, in startBody) (events.Login, error) {
+// begin checks what the user asks for and starts the login. cookies tells whether the request's cookies speak for their owner.
+func (g *gateway) begin(r *http.Request, in startBody, cookies bool) (events.Login, error) {
 	if err := g.check(r, &in); err != nil {
 		return events.Login{}, err
 	}
@@ -141,6 +143,13 @@ func (g *gateway) begin(r *http.Request, in startBody) (events.Login, error) {
 			IP: g.border.client(r).String(), UserAgent: cut(r.UserAgent()), Languages: cut(r.Header.Get("Accept-Language")),
 			Assessment: in.Assessment, Device: device.ID,
 		},
+	}
+	if in.Method == fromSession {
+		s, err := g.stepUp(r, in.App, cookies)
+		if err != nil {
+			return events.Login{}, err
+		}
+		request.Method, request.User, request.Session = events.None, s.Name, s.Login.ID
 	}
 	if in.Code != "" {
 		request.Prefer = events.Token

@@ -22,6 +22,12 @@ func (g *gateway) signInPage(w http.ResponseWriter, r *http.Request) error {
 	if app == "" {
 		app = demoApp
 	}
+	if query.Get("anew") == "" {
+		// Without the database there is no telling who is logged in, and the form does.
+		if s, err := g.session(r, true); err == nil && g.standing(s, app) == short {
+			return g.stepUpPage(w, r, s, app, query.Get("return_to"))
+		}
+	}
 	return g.signIn(w, r, http.StatusOK, pages.SignIn{App: app, ReturnTo: query.Get("return_to")})
 }
 
@@ -54,7 +60,10 @@ func (g *gateway) signInForm(w http.ResponseWriter, r *http.Request) error {
 		in.Password = r.PostForm.Get("password")
 	}
 	in.ReturnTo, _ = g.border.returnTo(g.border.own(r), r.PostForm.Get("return_to"))
-	login, err := g.begin(r, in)
+	login, err := g.begin(r, in, true)
+	if err != nil && in.Method == fromSession {
+		return g.stepUpElsewhere(w, r, in, err)
+	}
 	if err != nil {
 		return g.signInAgain(w, r, in, err)
 	}
@@ -119,10 +128,7 @@ func (g *gateway) loginPage(w http.ResponseWriter, r *http.Request) error {
 			if err := g.giveSession(w, r, session, token); err != nil {
 				return err
 			}
-			if returnTo == "" {
-				returnTo = "/"
-			}
-			http.Redirect(w, r, returnTo, http.StatusSeeOther)
+			http.Redirect(w, r, onward(returnTo), http.StatusSeeOther)
 			return nil
 		}
 	}
@@ -232,8 +238,8 @@ func (g *gateway) loginAgain(w http.ResponseWriter, r *http.Request, login event
 
 // home answers GET /: the demo app, which only who is logged in to it may see.
 func (g *gateway) home(w http.ResponseWriter, r *http.Request) error {
-	s, err := g.session(r, true)
-	if errors.Is(err, errNobody) || err == nil && s.App != demoApp {
+	s, err := g.sessionFor(r, demoApp)
+	if errors.Is(err, errNobody) || errors.Is(err, errShort) {
 		http.Redirect(w, r, "/login?app="+demoApp, http.StatusSeeOther)
 		return nil
 	}

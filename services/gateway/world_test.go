@@ -9,6 +9,8 @@ import (
 	"net/http/cookiejar"
 	"net/http/httptest"
 	"net/url"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -34,6 +36,7 @@ type world struct {
 	database *testenv.Database
 	db       *pgxpool.Pool // of the superuser
 	keys     *credentials.Folder
+	policy   string          // file
 	sessions *sessions.Store // as sessionissuer and console use it
 
 	mu     sync.Mutex
@@ -42,9 +45,19 @@ type world struct {
 
 const alice = "u-alice"
 
+// policyFile has an app that one factor is enough for, and one that takes two.
+const policyFile = `apps:
+  demo: {name: {en: Sekisho demo}, methods: [password, none]}
+  payroll: {name: {en: Payroll}, on_ok: 2}
+`
+
 func newWorld(t *testing.T) *world {
 	t.Helper()
 	w := &world{Broker: testenv.NATS(t), t: t, keys: credentials.Open(t.TempDir())}
+	w.policy = filepath.Join(t.TempDir(), "policy.yaml")
+	if err := os.WriteFile(w.policy, []byte(policyFile), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	w.database = testenv.Migrated(t)
 	w.db = w.database.Pool(t, "")
 	w.sessions = sessions.New(w.db, w.now)
@@ -87,6 +100,7 @@ func (w *world) gateway(adjust ...func(*runtime.Env)) string {
 func (w *world) handler(adjust ...func(*runtime.Env)) http.Handler {
 	w.t.Helper()
 	cfg := *config.Default()
+	cfg.Policy = w.policy
 	env := &runtime.Env{
 		Name: Name, Config: &cfg, Log: zerolog.Nop(), DB: w.database.Pool(w.t, Name), Credentials: w.keys,
 		Bus:     w.Bus(w.t, Name, func(c *bus.Config) { c.User, c.Seed = "web", w.Seeds["web"] }),

@@ -50,16 +50,21 @@ func (v *verifier) identify(ctx context.Context, e *events.Event, requested *eve
 	name = cmp.Or(name, identity.User)
 
 	found := &events.Identified{App: requested.App, Primary: requested.Method, Deadline: e.Expires, Prefer: requested.Prefer}
-	if requested.Method == events.Password {
-		reason, err := v.checkPassword(ctx, e, requested, identity.Password, name, account)
-		if err != nil {
-			return nil, err
-		}
-		if reason != "" {
-			return []*events.Event{events.New(e.Login, 0, &events.Refused{Reason: reason})}, nil
-		}
-	} else if account == nil || !account.Enabled || account.Locked || len(account.Factors) == 0 {
+	reason := ""
+	switch {
+	case requested.Method == events.Password:
+		reason, err = v.checkPassword(ctx, e, requested, identity.Password, name, account)
+	case identity.Session != "":
+		from := events.Login{Gateway: e.Login.Gateway, ID: identity.Session}
+		found.Session, reason, err = v.checkSession(ctx, from, account)
+	case account == nil || !account.Enabled || account.Locked || len(account.Factors) == 0:
 		account, found.Decoy = v.stranger(name), true
+	}
+	if err != nil {
+		return nil, err
+	}
+	if reason != "" {
+		return []*events.Event{events.New(e.Login, 0, &events.Refused{Reason: reason})}, nil
 	}
 	found.User, found.Factors, found.Device = account.ID, account.Factors, account.Device
 	found.Locale = cmp.Or(requested.Locale, account.Locale)

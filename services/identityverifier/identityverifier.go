@@ -2,7 +2,7 @@
 //
 //	consumes   requested
 //	publishes  identified, refused
-//	owns       password check (argon2id), user look-up (schema directory)
+//	owns       password check (argon2id), user look-up (schema directory), sessions to step up from
 //
 // Nobody outside can tell a name that exists from one that does not: both take the same statements, the same hash and
 // the same events.
@@ -17,6 +17,7 @@ import (
 	"github.com/sekisho/sekisho/services/internal/credentials"
 	"github.com/sekisho/sekisho/services/internal/directory"
 	"github.com/sekisho/sekisho/services/internal/runtime"
+	"github.com/sekisho/sekisho/services/internal/sessions"
 )
 
 // Name is the worker's name.
@@ -26,12 +27,13 @@ const Name = "identityverifier"
 var Service = runtime.Service{Name: Name, Build: Build}
 
 type verifier struct {
-	users  *directory.Directory
-	hasher *directory.Hasher
-	opener *events.Opener
-	sealer *events.Sealer
-	secret []byte // makes strangers: see stranger
-	now    func() time.Time
+	users    *directory.Directory
+	sessions *sessions.Store
+	hasher   *directory.Hasher
+	opener   *events.Opener
+	sealer   *events.Sealer
+	secret   []byte // makes strangers: see stranger
+	now      func() time.Time
 }
 
 // Build makes the worker.
@@ -54,12 +56,13 @@ func Build(ctx context.Context, env *runtime.Env) (*runtime.Worker, error) {
 	}
 	cost := env.Config.Password
 	v := &verifier{
-		users:  directory.New(env.DB, directory.Rule(env.Config.Lock), env.Now),
-		hasher: directory.NewHasher(directory.Cost{Memory: cost.Memory, Time: cost.Time, Threads: cost.Threads}, cost.Concurrent),
-		opener: opener,
-		sealer: sealer,
-		secret: secret,
-		now:    env.Now,
+		users:    directory.New(env.DB, directory.Rule(env.Config.Lock), env.Now),
+		sessions: sessions.New(env.DB, env.Now),
+		hasher:   directory.NewHasher(directory.Cost{Memory: cost.Memory, Time: cost.Time, Threads: cost.Threads}, cost.Concurrent),
+		opener:   opener,
+		sealer:   sealer,
+		secret:   secret,
+		now:      env.Now,
 	}
 	return &runtime.Worker{
 		Handlers: []bus.Handler{bus.On(v.identify)},
@@ -67,7 +70,7 @@ func Build(ctx context.Context, env *runtime.Env) (*runtime.Worker, error) {
 			func(ctx context.Context) error { return env.Credentials.Follow(ctx, Name, opener) },
 			func(ctx context.Context) error { return followKeys(ctx, env.Credentials, sealer) },
 		},
-		Close: v.users.Close,
+		Close: func() { v.users.Close(); v.sessions.Close() },
 	}, nil
 }
 

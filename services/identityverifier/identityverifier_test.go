@@ -20,6 +20,7 @@ import (
 	"github.com/sekisho/sekisho/services/internal/credentials"
 	"github.com/sekisho/sekisho/services/internal/directory"
 	"github.com/sekisho/sekisho/services/internal/runtime"
+	"github.com/sekisho/sekisho/services/internal/sessions"
 	"github.com/sekisho/sekisho/services/internal/testenv"
 )
 
@@ -182,6 +183,73 @@ func TestPassword(t *testing.T) {
 				t.Errorf("expires %v", e.Expires)
 			}
 		})
+	}
+}
+
+// session puts a session of a user there.
+func (w *world) session(gateway, user string, adjust ...func(*sessions.Session)) string {
+	w.Helper()
+	login, err := events.NewLogin(gateway)
+	w.check(err)
+	now := time.Now()
+	s := sessions.Session{Login: login, User: w.ids[user], App: "demo", AMR: []string{"pwd"}, ACR: "1fa", AuthTime: now, Idle: time.Hour, Expires: now.Add(time.Hour)}
+	for _, f := range adjust {
+		f(&s)
+	}
+	store := sessions.New(w.db.Pool(w, ""), time.Now)
+	defer store.Close()
+	there, err := store.Insert(w.Context(), s)
+	w.check(err)
+	if !there {
+		w.Fatal("no session")
+	}
+	return login.ID
+}
+
+// A login steps up from a live session of its user at its gateway, and from nothing else.
+func TestStepUp(t *testing.T) {
+	w := newWorld(t)
+	w.start()
+	store := sessions.New(w.db.Pool(t, ""), time.Now)
+	t.Cleanup(store.Close)
+	revoked := w.session("web", "alice")
+	_, err := store.Revoke(t.Context(), events.Login{Gateway: "web", ID: revoked}, "user")
+	w.check(err)
+	unknown, err := events.NewLogin("web")
+	w.check(err)
+	for name, tt := range map[string]struct {
+		user, session, want string
+	}{
+		"live":                {"alice", w.session("web", "alice"), "identified"},
+		"revoked":             {"alice", revoked, "no_session"},
+		"of another user":     {"alice", w.session("web", "bob"), "no_session"},
+		"at another gateway":  {"alice", w.session("example", "alice"), "no_session"},
+		"at its end":          {"alice", w.session("web", "alice", func(s *sessions.Session) { s.Expires = time.Now() }), "no_session"},
+		"unknown":             {"alice", unknown.ID, "no_session"},
+		"no id":               {"alice", "' OR true", "no_session"},
+		"of nobody":           {"nobody", w.session("web", "alice"), "no_session"},
+		"with another casing": {"ALICE", w.session("web", "alice"), "identified"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			e := w.request(events.None, events.Identity{User: tt.user, Session: tt.session})
+			if says(e) != tt.want {
+				t.Fatalf("%s, want %s", says(e), tt.want)
+			}
+			if i, ok := e.Data.(*events.Identified); ok && (i.User != w.ids["alice"] || i.Primary != events.None || i.Decoy ||
+				i.Session == nil || i.Session.ID != tt.session || !slices.Equal(i.Session.AMR, []string{"pwd"}) || i.Session.AuthTime.IsZero()) {
+				t.Errorf("%+v, session %+v", i, i.Session)
+			}
+		})
+	}
+	e := w.request(events.Password, events.Identity{User: "alice", Password: password, Session: w.session("web", "alice")})
+	if i, ok := e.Data.(*events.Identified); !ok || i.Session != nil {
+		t.Errorf("a login with a password stepped up: %s", says(e))
+	}
+	locked := w.session("web", "alice")
+	_, err = w.users.Change(t.Context(), w.ids["alice"], directory.Change{Locked: new(true)})
+	w.check(err)
+	if e := w.request(events.None, events.Identity{User: "alice", Session: locked}); says(e) != "no_session" {
+		t.Errorf("of a locked user: %s", says(e))
 	}
 }
 

@@ -218,6 +218,13 @@ func TestNoProvider(t *testing.T) {
 	expect(t, "assessed", *s.assessed(t, login), events.Assessed{Verdict: events.Review, Degraded: true})
 }
 
+func TestStaticVerdict(t *testing.T) {
+	s := newSite(t, func(c *config.Config) { c.Risk.Static, c.Risk.URL = "OK", "" }).start(t)
+	login := s.login(t, "alice", new("a-1"))
+	expect(t, "assessed", *s.assessed(t, login), events.Assessed{Verdict: events.OK, Provider: "static"})
+	expect(t, "calls", len(s.sim.Calls(simulators.Risk)), 0)
+}
+
 // What is sealed to somebody else, for another field or for another login, is never opened, and the login gets no verdict.
 func TestWhatCanNotBeOpened(t *testing.T) {
 	s := newSite(t)

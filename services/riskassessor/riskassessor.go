@@ -12,6 +12,7 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/sekisho/sekisho/events"
 	"github.com/sekisho/sekisho/services/internal/bus"
 	"github.com/sekisho/sekisho/services/internal/credentials"
 	"github.com/sekisho/sekisho/services/internal/provider"
@@ -31,7 +32,7 @@ func Build(ctx context.Context, env *runtime.Env) (*runtime.Worker, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &assessor{bus: env.Bus, opener: opener, log: env.Log}
+	a := &assessor{bus: env.Bus, opener: opener, static: events.Verdict(cfg.Risk.Static), log: env.Log}
 	r := &reporter{bus: env.Bus, opener: opener}
 	worker := &runtime.Worker{
 		Handlers: []bus.Handler{
@@ -41,6 +42,10 @@ func Build(ctx context.Context, env *runtime.Env) (*runtime.Worker, error) {
 		Run: []func(context.Context) error{
 			func(ctx context.Context) error { return env.Credentials.Follow(ctx, Name, opener) },
 		},
+	}
+	if cfg.Risk.Static != "" {
+		env.Log.Warn().Str("verdict", cfg.Risk.Static).Msg("no risk provider is asked: risk.static is the verdict on every login")
+		return worker, nil
 	}
 	if cfg.Risk.URL == "" {
 		env.Log.Warn().Msg("no risk provider is configured: the policy's on_unavailable decides every login")

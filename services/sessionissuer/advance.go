@@ -22,7 +22,7 @@ func (w *worker) advance(ctx context.Context, trigger *events.Event) error {
 		}
 		if next == nil {
 			closed, _ := bus.Get[*events.Closed](history, 0)
-			return w.takeBack(ctx, history, closed)
+			return w.settle(ctx, history, closed)
 		}
 		if err := w.prepare(ctx, history, next); err != nil {
 			return err
@@ -35,7 +35,7 @@ func (w *worker) advance(ctx context.Context, trigger *events.Event) error {
 			w.count(stored)
 		}
 		if closed, ok := stored.Data.(*events.Closed); ok {
-			return w.takeBack(ctx, history, closed)
+			return w.settle(ctx, history, closed)
 		}
 		trigger = stored
 	}
@@ -71,7 +71,7 @@ func (w *worker) decide(ctx context.Context, history bus.History) (*events.Event
 		facts.Enabled, err = w.accounts.MayLogIn(ctx, data.User)
 	case *events.Closed:
 		if data.Outcome == events.Granted {
-			facts.Enabled, err = w.issue(ctx, next.Login, data)
+			facts.Enabled, err = w.issue(ctx, history, data)
 		}
 	}
 	if err != nil || facts.Enabled {
@@ -81,13 +81,29 @@ func (w *worker) decide(ctx context.Context, history bus.History) (*events.Event
 }
 
 // issue inserts the session's row, which is worth nothing before closed is stored. It reports false when the account may not
-// log in at this moment.
-func (w *worker) issue(ctx context.Context, login events.Login, granted *events.Closed) (bool, error) {
+// log in at this moment, or the session that the login steps up from has ended.
+func (w *worker) issue(ctx context.Context, history bus.History, granted *events.Closed) (bool, error) {
 	granted.Expires = granted.AuthTime.Add(w.session.Absolute)
-	return w.sessions.Insert(ctx, sessions.Session{
-		Login: login, User: granted.User, App: granted.App, AMR: granted.AMR, ACR: granted.ACR,
+	session := sessions.Session{
+		Login: history[0].Login, User: granted.User, App: granted.App, AMR: granted.AMR, ACR: granted.ACR,
 		AuthTime: granted.AuthTime, Idle: w.session.Idle, Expires: granted.Expires,
-	})
+	}
+	if assessed, _ := bus.Get[*events.Assessed](history, 0); assessed != nil && !assessed.Degraded {
+		session.Verdict = assessed.Verdict
+	}
+	if replaced, ok := replaces(history); ok {
+		session.Replaces = replaced.ID
+	}
+	return w.sessions.Insert(ctx, session)
+}
+
+// replaces is the session that the login steps up from.
+func replaces(history bus.History) (events.Login, bool) {
+	identified, e := bus.Get[*events.Identified](history, 0)
+	if identified == nil || identified.Session == nil {
+		return events.Login{}, false
+	}
+	return events.Login{Gateway: e.Login.Gateway, ID: identified.Session.ID}, true
 }
 
 // prepare does what must come before an event is stored.
@@ -105,12 +121,35 @@ func (w *worker) prepare(ctx context.Context, history bus.History, next *events.
 	return nil
 }
 
-// takeBack removes the session's row of a login that ended without a grant. There may be one: of an instance that was about to
-// grant the login when the other ending won, or that died between its two writes.
-func (w *worker) takeBack(ctx context.Context, history bus.History, closed *events.Closed) error {
-	if closed == nil || closed.Outcome == events.Granted {
+// settle does what must follow an ending.
+func (w *worker) settle(ctx context.Context, history bus.History, closed *events.Closed) error {
+	switch {
+	case closed == nil:
+		return nil
+	case closed.Outcome == events.Granted:
+		return w.endReplaced(ctx, history)
+	default:
+		return w.takeBack(ctx, history)
+	}
+}
+
+// endReplaced ends the session that a granted login stepped up from: not before the grant is stored, since another ending
+// could still win and must leave the user the old session. Between the two both live; if this process dies there, the
+// event that led here is delivered again.
+func (w *worker) endReplaced(ctx context.Context, history bus.History) error {
+	replaced, ok := replaces(history)
+	if !ok {
 		return nil
 	}
+	if _, err := w.sessions.Revoke(ctx, replaced, "step_up"); err != nil {
+		return err
+	}
+	return w.bus.Revoke(ctx, replaced)
+}
+
+// takeBack removes the session's row of a login that ended without a grant. There may be one: of an instance that was about to
+// grant the login when the other ending won, or that died between its two writes.
+func (w *worker) takeBack(ctx context.Context, history bus.History) error {
 	if assessed, _ := bus.Get[*events.Assessed](history, 0); assessed == nil { // nothing is granted before that
 		return nil
 	}

@@ -12,9 +12,6 @@ import (
 // longest is how long a login may last after the broker has stored its request, whatever the request says.
 const longest = 10 * time.Minute
 
-// amr are the RFC 8176 values of the factors. The key that answers a push lives in the phone's software: swk.
-var amr = map[events.Factor]string{events.SMS: "sms", events.Push: "swk", events.Token: "otp"}
-
 // Decide is the only decision of a login: what comes next after what has happened. It returns wanted or closed, or nil when
 // the login waits for somebody. It is pure: the same policy, history (in stream order) and facts give the same event, so that a
 // recorded decision can be made again. A granted one lacks the end of its session, which is set when the session is issued.
@@ -45,7 +42,7 @@ func Decide(p *policy.Policy, history []*events.Event, facts events.Facts) *even
 	}
 
 	app := p.Apps[l.requested.App]
-	if app == nil || !app.Accepts(l.requested.Method) || !app.Accepts(l.identified.Primary) {
+	if app == nil || !l.mayBegin(app, facts.Now) {
 		return d.close(events.Denied, "policy")
 	}
 	need := app.Need(l.assessed)
@@ -55,7 +52,7 @@ func Decide(p *policy.Policy, history []*events.Event, facts events.Facts) *even
 	if !l.decoy && !facts.Enabled {
 		return d.close(events.Denied, "account")
 	}
-	d.Need = max(int(need), l.need)
+	d.Need = max(int(need), l.need, l.stepUp(app))
 	done := l.done(app)
 	if len(done) >= d.Need {
 		return d.grant(done)
@@ -75,7 +72,7 @@ func (d *decision) challenge(app *policy.App, done []string) *events.Event {
 		return d.close(events.Failed, events.FailedUnavailable)
 	}
 	current := l.rounds[l.round]
-	if l.round > 0 && !slices.Contains(done, amr[current.wanted.Factor]) {
+	if l.round > 0 && !slices.Contains(done, current.wanted.Factor.AMR()) {
 		switch {
 		case slices.Contains(choices, current.chosen) && l.round < events.Rounds:
 			return d.want(current.chosen, choices, done)
@@ -110,13 +107,9 @@ func (d *decision) want(factor events.Factor, choices []events.Factor, done []st
 }
 
 func (d *decision) grant(done []string) *events.Event {
-	methods := done
-	if len(done) > 1 {
-		methods = append(slices.Clone(done), "mfa")
-	}
 	return d.event(0, &events.Closed{
 		Outcome: events.Granted, App: d.login.requested.App, User: d.login.identified.User,
-		AMR: methods, ACR: fmt.Sprintf("%dfa", len(done)), AuthTime: d.Facts.Now, Decision: d.Decision,
+		AMR: done, ACR: fmt.Sprintf("%dfa", len(done)), AuthTime: d.login.authTime(d.Facts.Now), Decision: d.Decision,
 	})
 }
 

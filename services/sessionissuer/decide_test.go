@@ -52,6 +52,13 @@ func identified(primary events.Method, enrolled ...events.Factor) *events.Event 
 func decoy() *events.Event {
 	return event(0, &events.Identified{App: "demo", User: "u0", Primary: events.None, Factors: events.Factors, Deadline: end, Decoy: true})
 }
+
+// steppedUp is identified of a login that steps up from a session of half an hour ago.
+func steppedUp(shown []string, enrolled ...events.Factor) *events.Event {
+	e := identified(events.None, enrolled...)
+	e.Data.(*events.Identified).Session = &events.SteppedFrom{ID: "0199a0b0-0000-7000-8000-000000000000", AMR: shown, AuthTime: start.Add(-30 * time.Minute)}
+	return e
+}
 func assessed(v events.Verdict) *events.Event { return event(0, &events.Assessed{Verdict: v}) }
 func degraded() *events.Event {
 	return event(0, &events.Assessed{Verdict: events.Review, Degraded: true})
@@ -178,6 +185,11 @@ func proven(history []*events.Event) map[string]bool {
 			if data.Primary == events.Password {
 				proof["password"] = true
 			}
+			if data.Session != nil {
+				for _, kind := range data.Session.AMR {
+					proof[map[string]string{"pwd": "password", "sms": "sms", "swk": "push", "otp": "token"}[kind]] = true
+				}
+			}
 		case *events.Verified:
 			if w := asked[e.N]; w != nil && w.Factor == data.Factor && !w.Decoy {
 				proof[string(data.Factor)] = true
@@ -203,6 +215,10 @@ func needed(p *policy.Policy, history []*events.Event) int {
 			}
 		case *events.Wanted:
 			need = max(need, data.Decision.Need)
+		case *events.Identified:
+			if data.Session != nil {
+				need = max(need, len(data.Session.AMR)+1)
+			}
 		}
 	}
 	return need
@@ -225,24 +241,24 @@ var roads = []struct {
 }{
 	{name: "password, OK", app: standard, outcome: "granted", amr: []string{"pwd"},
 		events: []*events.Event{requested(events.Password), identified(events.Password, events.SMS), assessed(events.OK)}},
-	{name: "password, REVIEW, text message", app: standard, outcome: "granted", amr: []string{"pwd", "sms", "mfa"}, wanted: []events.Factor{events.SMS},
+	{name: "password, REVIEW, text message", app: standard, outcome: "granted", amr: []string{"pwd", "sms"}, wanted: []events.Factor{events.SMS},
 		events: []*events.Event{requested(events.Password), identified(events.Password, events.SMS), assessed(events.Review),
 			challenged(1, events.SMS), rejected(1, 1, events.SMS, events.RejectedWrong), verified(1, events.SMS)}},
 	{name: "five wrong codes", app: standard, outcome: "failed", reason: events.FailedAttempts, wanted: []events.Factor{events.SMS},
 		events: []*events.Event{requested(events.Password), identified(events.Password, events.SMS), assessed(events.Review),
 			rejected(1, 1, events.SMS, events.RejectedWrong), rejected(2, 1, events.SMS, events.RejectedWrong), rejected(3, 1, events.SMS, events.RejectedSuperseded),
 			rejected(4, 1, events.SMS, events.RejectedWrong), rejected(5, 1, events.SMS, events.RejectedWrong)}},
-	{name: "the fourth code is right, the fifth wrong", app: standard, outcome: "granted", amr: []string{"pwd", "sms", "mfa"}, wanted: []events.Factor{events.SMS},
+	{name: "the fourth code is right, the fifth wrong", app: standard, outcome: "granted", amr: []string{"pwd", "sms"}, wanted: []events.Factor{events.SMS},
 		events: []*events.Event{requested(events.Password), identified(events.Password, events.SMS), assessed(events.Review),
 			rejected(1, 1, events.SMS, events.RejectedWrong), rejected(2, 1, events.SMS, events.RejectedWrong), rejected(3, 1, events.SMS, events.RejectedWrong),
 			rejected(5, 1, events.SMS, events.RejectedWrong), verified(1, events.SMS)}},
-	{name: "resend", app: standard, outcome: "granted", amr: []string{"pwd", "sms", "mfa"}, wanted: []events.Factor{events.SMS, events.SMS},
+	{name: "resend", app: standard, outcome: "granted", amr: []string{"pwd", "sms"}, wanted: []events.Factor{events.SMS, events.SMS},
 		events: []*events.Event{requested(events.Password), identified(events.Password, events.SMS), assessed(events.Review),
 			challenged(1, events.SMS), chosen(1, events.SMS), challenged(2, events.SMS), verified(2, events.SMS)}},
-	{name: "the old code after a resend that was refused", app: standard, outcome: "granted", amr: []string{"pwd", "sms", "mfa"}, wanted: []events.Factor{events.SMS, events.SMS},
+	{name: "the old code after a resend that was refused", app: standard, outcome: "granted", amr: []string{"pwd", "sms"}, wanted: []events.Factor{events.SMS, events.SMS},
 		events: []*events.Event{requested(events.Password), identified(events.Password, events.SMS), assessed(events.Review),
 			challenged(1, events.SMS), chosen(1, events.SMS), undelivered(2, events.SMS), verified(1, events.SMS)}},
-	{name: "next factor when one can not be delivered", app: standard, outcome: "granted", amr: []string{"pwd", "sms", "mfa"}, wanted: []events.Factor{events.Push, events.SMS},
+	{name: "next factor when one can not be delivered", app: standard, outcome: "granted", amr: []string{"pwd", "sms"}, wanted: []events.Factor{events.Push, events.SMS},
 		events: []*events.Event{requested(events.Password), identified(events.Password, events.SMS, events.Push), assessed(events.Review),
 			undelivered(1, events.Push), challenged(2, events.SMS), verified(2, events.SMS)}},
 	{name: "nothing can be delivered", app: standard, outcome: "failed", reason: events.FailedUndelivered, wanted: []events.Factor{events.Push, events.SMS},
@@ -250,14 +266,14 @@ var roads = []struct {
 			undelivered(1, events.Push), undelivered(2, events.SMS)}},
 	{name: "no factor is enrolled", app: standard, outcome: "failed", reason: events.FailedUnavailable,
 		events: []*events.Event{requested(events.Password), identified(events.Password), assessed(events.Review), chosen(1, events.SMS), verified(1, events.SMS)}},
-	{name: "two factors in a row", app: strict, outcome: "granted", amr: []string{"pwd", "swk", "sms", "mfa"}, wanted: []events.Factor{events.Push, events.SMS},
+	{name: "two factors in a row", app: strict, outcome: "granted", amr: []string{"pwd", "swk", "sms"}, wanted: []events.Factor{events.Push, events.SMS},
 		events: []*events.Event{requested(events.Password), identified(events.Password, events.SMS, events.Push), assessed(events.OK),
 			challenged(1, events.Push), verified(1, events.Push), challenged(2, events.SMS), verified(2, events.SMS)}},
 	{name: "too few factors for two in a row", app: strict, outcome: "failed", reason: events.FailedUnavailable,
 		events: []*events.Event{requested(events.Password), identified(events.Password, events.SMS), assessed(events.OK)}},
 	{name: "by ID only", app: standard, outcome: "granted", amr: []string{"otp"}, wanted: []events.Factor{events.Token},
 		events: []*events.Event{requested(events.None), identified(events.None, events.SMS, events.Token), assessed(events.OK), challenged(1, events.Token), verified(1, events.Token)}},
-	{name: "by ID only, REVIEW: a text message once something is proven", app: standard, outcome: "granted", amr: []string{"swk", "sms", "mfa"}, wanted: []events.Factor{events.Push, events.SMS},
+	{name: "by ID only, REVIEW: a text message once something is proven", app: standard, outcome: "granted", amr: []string{"swk", "sms"}, wanted: []events.Factor{events.Push, events.SMS},
 		events: []*events.Event{requested(events.None), identified(events.None, events.SMS, events.Push), assessed(events.Review),
 			challenged(1, events.Push), verified(1, events.Push), challenged(2, events.SMS), verified(2, events.SMS)}},
 	{name: "by ID only, and only a phone number: a decoy", app: standard, outcome: "failed", reason: events.FailedAttempts, wanted: []events.Factor{events.Push},
@@ -273,10 +289,10 @@ var roads = []struct {
 		events: []*events.Event{requested(events.Password), refused(), assessed(events.OK), verified(1, events.SMS)}},
 	{name: "NG", app: standard, outcome: "denied", reason: "risk",
 		events: []*events.Event{requested(events.Password), identified(events.Password, events.SMS), assessed(events.NG), chosen(1, events.SMS), verified(1, events.SMS)}},
-	{name: "NG that the policy lets in with three factors", app: "{methods: [password], on_ng: 3}", outcome: "granted", amr: []string{"pwd", "swk", "otp", "mfa"},
+	{name: "NG that the policy lets in with three factors", app: "{methods: [password], on_ng: 3}", outcome: "granted", amr: []string{"pwd", "swk", "otp"},
 		wanted: []events.Factor{events.Push, events.Token},
 		events: []*events.Event{requested(events.Password), identified(events.Password, events.Push, events.Token), assessed(events.NG), verified(1, events.Push), verified(2, events.Token)}},
-	{name: "no assessment, step up", app: standard, outcome: "granted", amr: []string{"pwd", "sms", "mfa"}, wanted: []events.Factor{events.SMS},
+	{name: "no assessment, step up", app: standard, outcome: "granted", amr: []string{"pwd", "sms"}, wanted: []events.Factor{events.SMS},
 		events: []*events.Event{requested(events.Password), identified(events.Password, events.SMS), degraded(), challenged(1, events.SMS), verified(1, events.SMS)}},
 	{name: "no assessment, allow", app: "{on_unavailable: allow}", outcome: "granted", amr: []string{"pwd"},
 		events: []*events.Event{requested(events.Password), identified(events.Password, events.SMS), degraded()}},
@@ -298,6 +314,28 @@ var roads = []struct {
 			undelivered(1, events.Push), challenged(2, events.SMS), chosen(1, events.SMS)}},
 	{name: "a choice that nobody offered", app: standard, outcome: "open", wanted: []events.Factor{events.SMS},
 		events: []*events.Event{requested(events.Password), identified(events.Password, events.SMS), assessed(events.Review), challenged(1, events.SMS), chosen(1, events.Token)}},
+	{name: "step up", app: "{on_ok: 2}", outcome: "granted", amr: []string{"pwd", "sms"}, wanted: []events.Factor{events.SMS},
+		events: []*events.Event{requested(events.None), steppedUp([]string{"pwd"}, events.SMS), assessed(events.OK), challenged(1, events.SMS), verified(1, events.SMS)}},
+	{name: "step up where one factor would do: a fresh one all the same", app: standard, outcome: "open", wanted: []events.Factor{events.SMS},
+		events: []*events.Event{requested(events.None), steppedUp([]string{"pwd"}, events.SMS), assessed(events.OK), challenged(1, events.SMS)}},
+	{name: "step up by what has not been shown", app: "{on_ok: 3, on_review: 3}", outcome: "granted", amr: []string{"pwd", "sms", "otp"}, wanted: []events.Factor{events.Token},
+		events: []*events.Event{requested(events.None), steppedUp([]string{"pwd", "sms"}, events.SMS, events.Token), assessed(events.OK), verified(1, events.Token)}},
+	{name: "step up by two factors", app: strict, outcome: "granted", amr: []string{"pwd", "swk", "sms"}, wanted: []events.Factor{events.Push, events.SMS},
+		events: []*events.Event{requested(events.None), steppedUp([]string{"pwd"}, events.Push, events.SMS), assessed(events.OK), verified(1, events.Push), verified(2, events.SMS)}},
+	{name: "step up with nothing left to show", app: standard, outcome: "failed", reason: events.FailedUnavailable,
+		events: []*events.Event{requested(events.None), steppedUp([]string{"pwd", "sms"}, events.SMS), assessed(events.OK), verified(1, events.SMS)}},
+	{name: "step up from a session with everything", app: standard, outcome: "denied", reason: "policy",
+		events: []*events.Event{requested(events.None), steppedUp([]string{"pwd", "swk", "sms", "otp"}, events.Factors...), assessed(events.Review)}},
+	{name: "step up from a session with nothing that counts", app: "{factors: [sms, token]}", outcome: "denied", reason: "policy",
+		events: []*events.Event{requested(events.None), steppedUp([]string{"swk"}, events.SMS), assessed(events.OK), verified(1, events.SMS)}},
+	{name: "step up from a session that is too old", app: "{session_max_age: 30m}", outcome: "denied", reason: "policy",
+		events: []*events.Event{requested(events.None), steppedUp([]string{"pwd"}, events.SMS), assessed(events.OK), verified(1, events.SMS)}},
+	{name: "step up where no session counts", app: "{methods: [password, none], session_max_age: 0s}", outcome: "denied", reason: "policy",
+		events: []*events.Event{requested(events.None), steppedUp([]string{"pwd"}, events.SMS), assessed(events.OK), verified(1, events.SMS)}},
+	{name: "step up, NG", app: standard, outcome: "denied", reason: "risk",
+		events: []*events.Event{requested(events.None), steppedUp([]string{"pwd"}, events.SMS), assessed(events.NG), verified(1, events.SMS)}},
+	{name: "step up, given up", app: standard, outcome: "cancelled", wanted: []events.Factor{events.SMS},
+		events: []*events.Event{requested(events.None), steppedUp([]string{"pwd"}, events.SMS), assessed(events.OK), challenged(1, events.SMS), cancelled()}},
 	{name: "delivered after all", app: standard, outcome: "open", wanted: []events.Factor{events.Push},
 		events: []*events.Event{requested(events.Password), identified(events.Password, events.SMS, events.Push), assessed(events.Review),
 			challenged(1, events.Push), undelivered(1, events.Push)}},
@@ -408,6 +446,16 @@ func TestDeadlineIsTenMinutesAtMost(t *testing.T) {
 	c := Decide(p, history, events.Facts{Now: start.Add(10 * time.Minute), Enabled: true}).Data.(*events.Closed)
 	if c.Outcome != events.Expired {
 		t.Errorf("outcome %s ten minutes after the request", c.Outcome)
+	}
+}
+
+// TestSteppingUpRenewsNothing: the session that is granted ends when the one before it would have ended.
+func TestSteppingUpRenewsNothing(t *testing.T) {
+	history := []*events.Event{requested(events.None), steppedUp([]string{"pwd"}, events.SMS), assessed(events.OK),
+		event(1, &events.Wanted{Factor: events.SMS, App: "demo", User: "u1", Deadline: end}), verified(1, events.SMS)}
+	c := Decide(load(t, standard), history, soon).Data.(*events.Closed)
+	if c.Outcome != events.Granted || !c.AuthTime.Equal(start.Add(-30*time.Minute)) {
+		t.Errorf("%s, logged in at %v", c.Outcome, c.AuthTime)
 	}
 }
 

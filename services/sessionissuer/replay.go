@@ -101,26 +101,52 @@ func (l *login) done(app *policy.App) []string {
 	if l.decoy {
 		return nil
 	}
-	var done []string
-	if l.identified.Primary == events.Password {
-		done = append(done, "pwd")
+	var shown []string
+	switch {
+	case l.identified.Session != nil:
+		shown = slices.Clone(l.identified.Session.AMR)
+	case l.identified.Primary == events.Password:
+		shown = append(shown, events.Password.AMR())
 	}
 	for _, r := range l.rounds[1 : l.round+1] {
-		if r.wanted == nil || r.verified == nil || r.wanted.Factor != r.verified.Factor {
-			continue
-		}
-		kind := amr[r.verified.Factor]
-		if slices.Contains(app.Allowed(len(done)), r.verified.Factor) && !slices.Contains(done, kind) {
-			done = append(done, kind)
+		if r.wanted != nil && r.verified != nil && r.wanted.Factor == r.verified.Factor {
+			shown = append(shown, r.verified.Factor.AMR())
 		}
 	}
-	return done
+	return app.Counted(shown)
+}
+
+// mayBegin tells whether the app lets a login begin as this one did. One that steps up from a session begins with what was
+// shown for it: something that counts for the app, not too long ago, and not everything that there is.
+func (l *login) mayBegin(app *policy.App, now time.Time) bool {
+	if s := l.identified.Session; s != nil {
+		counted := len(app.Counted(s.AMR))
+		return app.Honors(now.Sub(s.AuthTime)) && counted > 0 && counted <= len(events.Factors)
+	}
+	return app.Accepts(l.requested.Method) && app.Accepts(l.identified.Primary)
+}
+
+// stepUp is how many factors a login needs that steps up from a session: one more than that has, so that no session comes
+// of another without a fresh factor. 0 for any other login.
+func (l *login) stepUp(app *policy.App) int {
+	if l.identified.Session == nil {
+		return 0
+	}
+	return len(app.Counted(l.identified.Session.AMR)) + 1
+}
+
+// authTime is when the user logged in. Stepping up does not renew it, nor what ends by it: the session.
+func (l *login) authTime(now time.Time) time.Time {
+	if s := l.identified.Session; s != nil {
+		return s.AuthTime
+	}
+	return now
 }
 
 // choices lists the factors that may be challenged next, in the policy's order.
 func (l *login) choices(app *policy.App, done []string) []events.Factor {
 	return slices.DeleteFunc(slices.Clone(app.Allowed(len(done))), func(f events.Factor) bool {
-		return !slices.Contains(l.identified.Factors, f) || slices.Contains(done, amr[f])
+		return !slices.Contains(l.identified.Factors, f) || slices.Contains(done, f.AMR())
 	})
 }
 
@@ -128,7 +154,7 @@ func (l *login) choices(app *policy.App, done []string) []events.Factor {
 func (l *login) lives(done []string, now time.Time) bool {
 	for n := l.round - 1; n > 0; n-- {
 		if r := l.rounds[n]; r.challenged != nil {
-			return now.Before(r.challenged.Expires) && !slices.Contains(done, amr[r.challenged.Factor])
+			return now.Before(r.challenged.Expires) && !slices.Contains(done, r.challenged.Factor.AMR())
 		}
 	}
 	return false

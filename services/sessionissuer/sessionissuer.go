@@ -29,10 +29,6 @@ const Name = "sessionissuer"
 // Service is the worker.
 var Service = runtime.Service{Name: Name, Build: Build}
 
-// concurrency is how many events of a step one process handles at once. Two batches of the database's statements: while one
-// runs the next one fills.
-const concurrency = 128
-
 type worker struct {
 	bus         *bus.Bus
 	policies    *policy.Store
@@ -66,7 +62,7 @@ func Build(_ context.Context, env *runtime.Env) (*runtime.Worker, error) {
 		Handlers: []bus.Handler{
 			on[*events.Assessed](w), on[*events.Refused](w), on[*events.Verified](w), on[*events.Rejected](w),
 			on[*events.Undelivered](w), on[*events.Chosen](w), on[*events.Cancelled](w), on[*events.Lapsed](w),
-			bus.OnTimer(w.due).Concurrency(concurrency),
+			bus.OnTimer(w.due),
 		},
 		Reload: policies.Reload,
 		Close:  func() { w.accounts.Close(); w.sessions.Close() },
@@ -77,5 +73,5 @@ func Build(_ context.Context, env *runtime.Env) (*runtime.Worker, error) {
 func on[T events.Data](w *worker) bus.Handler {
 	return bus.On(func(ctx context.Context, e *events.Event, _ T) ([]*events.Event, error) {
 		return nil, w.advance(ctx, e)
-	}).Late().Concurrency(concurrency)
+	}).Late()
 }

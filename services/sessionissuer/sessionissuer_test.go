@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/nats-io/nats.go"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
 
@@ -188,7 +189,7 @@ func TestTextMessageWhenTheRiskIsHigher(t *testing.T) {
 	p.say("gateway", 1, &events.Chosen{Factor: events.SMS})
 	place.broker.Await(t, p.login, events.StepWanted, 2)
 	p.say("otpvalidator", 1, &events.Verified{Factor: events.SMS, Authenticator: "a"})
-	if c := p.closed(); c.Outcome != events.Granted || !slices.Equal(c.AMR, []string{"pwd", "sms", "mfa"}) || c.ACR != "2fa" {
+	if c := p.closed(); c.Outcome != events.Granted || !slices.Equal(c.AMR, []string{"pwd", "sms"}) || c.ACR != "2fa" {
 		t.Errorf("closed: %+v", c)
 	}
 	if !p.hasSession() {
@@ -217,6 +218,90 @@ func TestLockedOnTheWay(t *testing.T) {
 	if p.hasSession() || again.hasSession() {
 		t.Error("there is a session")
 	}
+}
+
+// stepUp begins a login that steps up from a session.
+func (p *player) stepUp(from events.Login) {
+	p.t.Helper()
+	p.request(time.Now().Add(time.Minute))
+	p.say("identityverifier", 0, &events.Identified{App: "demo", User: p.user, Primary: events.None, Factors: []events.Factor{events.SMS}, Deadline: p.deadline,
+		Session: &events.SteppedFrom{ID: from.ID, AMR: []string{"pwd"}, AuthTime: time.Now().Add(-time.Hour)}})
+	p.say("riskassessor", 0, &events.Assessed{Verdict: events.OK})
+	p.broker.Await(p.t, p.login, events.StepWanted, 1)
+}
+
+func (p *place) lives(t *testing.T, login events.Login) bool {
+	t.Helper()
+	s, err := p.sessions.Get(t.Context(), login)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s.Live(time.Now())
+}
+
+// TestStepUp: the session that a login stepped up from ends when the new one is granted, and only then.
+func TestStepUp(t *testing.T) {
+	place := newPlace(t)
+	place.issuer(t)
+	revoked := make(chan string, 8)
+	web := place.broker.Dial(t, "web")
+	if _, err := web.Subscribe("deliver.web.revoked.>", func(m *nats.Msg) { revoked <- m.Subject }); err != nil {
+		t.Fatal(err)
+	}
+	if err := web.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	first := place.login(t)
+	first.begin(events.OK, time.Minute)
+	if c := first.closed(); c.Outcome != events.Granted {
+		t.Fatalf("closed: %+v", c)
+	}
+
+	abandoned := place.login(t)
+	abandoned.stepUp(first.login)
+	abandoned.say("gateway", 0, &events.Cancelled{})
+	if c := abandoned.closed(); c.Outcome != events.CancelledBy || !place.lives(t, first.login) {
+		t.Fatalf("a step-up that was given up, %+v, has ended the session", c)
+	}
+
+	two, three := place.login(t), place.login(t)
+	two.stepUp(first.login)
+	three.stepUp(first.login)
+	two.say("otpvalidator", 1, &events.Verified{Factor: events.SMS, Authenticator: "a"})
+	c := two.closed()
+	if c.Outcome != events.Granted || !slices.Equal(c.AMR, []string{"pwd", "sms"}) || c.ACR != "2fa" || time.Since(c.AuthTime) < time.Hour {
+		t.Errorf("closed: %+v", c)
+	}
+	if subject := <-revoked; subject != "deliver.web.revoked."+first.login.ID {
+		t.Errorf("heard %s", subject)
+	}
+	if place.lives(t, first.login) || !place.lives(t, two.login) {
+		t.Error("the old session lives, or the new one does not")
+	}
+	if s, err := place.sessions.Get(t.Context(), two.login); err != nil || s.Verdict != events.OK || s.Expires.Sub(s.AuthTime) != 12*time.Hour {
+		t.Errorf("session %+v, %v", s, err)
+	}
+
+	three.say("otpvalidator", 1, &events.Verified{Factor: events.SMS, Authenticator: "a"}) // too late: the session has ended
+	if c := three.closed(); c.Outcome != events.Denied || three.hasSession() {
+		t.Errorf("stepped up from a session that had ended: %+v", c)
+	}
+}
+
+// TestStepUpIsFinishedByAnother: the grant was stored, and the instance died before it ended the old session.
+func TestStepUpIsFinishedByAnother(t *testing.T) {
+	place := newPlace(t)
+	first, p := place.login(t), place.login(t)
+	first.insert()
+	p.request(time.Now().Add(time.Minute))
+	p.say("identityverifier", 0, &events.Identified{App: "demo", User: p.user, Primary: events.None, Deadline: p.deadline,
+		Session: &events.SteppedFrom{ID: first.login.ID, AMR: []string{"pwd"}, AuthTime: time.Now()}})
+	p.say("riskassessor", 0, &events.Assessed{Verdict: events.OK})
+	now := time.Now()
+	p.say("sessionissuer", 0, &events.Closed{Outcome: events.Granted, App: "demo", User: p.user, AMR: []string{"pwd", "sms"}, ACR: "2fa",
+		AuthTime: now, Expires: now.Add(time.Hour), Decision: events.Decision{Policy: "p", After: "x", Facts: events.Facts{Now: now, Enabled: true}}})
+	place.issuer(t)
+	eventually(t, "the old session has ended", func() bool { return !place.lives(t, first.login) })
 }
 
 // TestAnotherEndingWins: what an instance has inserted before it died is taken back when the login ends otherwise.

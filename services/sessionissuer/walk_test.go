@@ -75,6 +75,8 @@ func newWorld(seed uint64, policies map[string]*policy.Policy) *world {
 		w.publish(refused())
 	case 1:
 		w.publish(decoy())
+	case 2, 3:
+		w.publish(steppedUp([][]string{{"pwd"}, {"pwd", "sms"}, {"swk"}}[w.IntN(3)], events.Factors...))
 	default:
 		var enrolled []events.Factor
 		for _, f := range events.Factors {

@@ -315,6 +315,15 @@ func TestFailoverAfterATimeout(t *testing.T) {
 	}
 }
 
+func TestDiscard(t *testing.T) {
+	s := newSite(t, func(c *config.Config) { c.SMS.Providers = []config.SMSProvider{{Name: "discard", Kind: "discard"}} })
+	if _, ok := dispatch(t, s.start(t), s.wanted(t, "alice")).(*events.Challenged); !ok {
+		t.Error("not challenged")
+	}
+	expect(t, "messages", len(s.Messages(phone)), 0)
+	expect(t, "rows", s.states(t), []string{"received discard"})
+}
+
 func TestAllDown(t *testing.T) {
 	for _, tc := range []struct {
 		name   string

@@ -31,6 +31,15 @@ type SignIn struct {
 	Collector    string // URL of the risk provider's script; the gateway must allow its origin in the policy
 }
 
+// StepUp asks a person who is logged in to show one more factor for another app. It posts csrf, app, return_to and method
+// ("session") to /login.
+type StepUp struct {
+	App, AppName string
+	CSRF         string
+	ReturnTo     string
+	User         string
+}
+
 // Login follows one login through all of its states. Its forms post to /login/{ID}/answers (csrf, code),
 // /login/{ID}/factor (csrf, factor) and /login/{ID}/cancel (csrf).
 type Login struct {
@@ -84,6 +93,7 @@ type Problem struct {
 }
 
 func (SignIn) template() string    { return "signin" }
+func (StepUp) template() string    { return "stepup" }
 func (Login) template() string     { return "login" }
 func (Home) template() string      { return "home" }
 func (SignedOut) template() string { return "signedout" }

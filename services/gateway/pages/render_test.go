@@ -58,6 +58,7 @@ func everyPage(say func(string) string) map[string]Page {
 		User: say("alice"), App: say("demo"), AppName: say("Demo"), ACR: say("two-factor"), CSRF: say("csrf"),
 		AMR: []string{"pwd", "sms", "otp", "push", "swk", "hwk", "mfa", say("later")}, AuthTime: now, Expires: now.Add(time.Hour),
 	}
+	all["stepup"] = StepUp{App: say("demo"), AppName: say("Demo"), CSRF: say("csrf"), ReturnTo: say("/back"), User: say("alice")}
 	all["signedout"] = SignedOut{App: say("demo"), AppName: say("Demo")}
 	for _, status := range []int{400, 403, 404, 409, 429, 500, 502, 503} {
 		all[fmt.Sprint("problem ", status)] = Problem{Status: status, AppName: say("Demo")}

@@ -20,7 +20,9 @@ type Handler struct {
 }
 
 const (
-	defaultConcurrency = 32
+	// defaultConcurrency is how many of a handler run at once in one process. Handlers mostly wait for the broker and the
+	// database, and those who wait for the same statement share it: more of them make larger batches, not more load.
+	defaultConcurrency = 128
 	defaultTimeout     = 30 * time.Second
 )
 

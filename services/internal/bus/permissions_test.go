@@ -21,7 +21,7 @@ import (
 var mayPublish = map[string][]string{
 	"identityverifier": {"login.identified.*.*", "login.refused.*.*", "login.lapsed.*.*"},
 	"riskassessor":     {"login.assessed.*.*", "login.lapsed.*.*", "$JS.API.DIRECT.GET.LOGIN.login.requested.>", "$JS.API.DIRECT.GET.LOGIN"},
-	"sessionissuer": {"login.wanted.*.*.1-6", "login.closed.*.*", "login.lapsed.*.*", "timer.at.*.*", "$JS.API.DIRECT.GET.LOGIN",
+	"sessionissuer": {"login.wanted.*.*.1-6", "login.closed.*.*", "login.lapsed.*.*", "timer.at.*.*", "session.revoked.*.*", "$JS.API.DIRECT.GET.LOGIN",
 		"$JS.API.DIRECT.GET.LOGIN.login.closed.>", "$JS.API.DIRECT.GET.LOGIN.login.wanted.>"},
 	"smsdispatcher": {"login.challenged.*.*.1-6", "login.undelivered.*.*.1-6", "login.lapsed.*.*"},
 	"otpvalidator":  {"login.challenged.*.*.1-6", "login.verified.*.*.1-6", "login.rejected.*.*.1-5", "login.lapsed.*.*", "$JS.API.DIRECT.GET.LOGIN"},
@@ -45,7 +45,8 @@ var consumes = map[string][]string{
 }
 
 func gatewayMay(name string) []string {
-	list := []string{"login.answered." + name + ".*.1-5", "login.chosen." + name + ".*.1-6", "session.revoked." + name + ".*"}
+	list := []string{"login.answered." + name + ".*.1-5", "login.chosen." + name + ".*.1-6", "session.revoked." + name + ".*",
+		"$JS.API.DIRECT.GET.SESSION.session.revoked." + name + ".*"}
 	for _, step := range []string{"requested", "cancelled", "lapsed"} {
 		list = append(list, "login."+step+"."+name+".*")
 	}
@@ -99,7 +100,7 @@ func everything() []string {
 		}
 	}
 	for _, gateway := range []string{"web", "example"} {
-		list = append(list, "session.revoked."+gateway+"."+id, "timer.at."+gateway+"."+id, "timer.due."+gateway+"."+id)
+		list = append(list, "session.revoked."+gateway+"."+id, "$JS.API.DIRECT.GET.SESSION.session.revoked."+gateway+"."+id, "timer.at."+gateway+"."+id, "timer.due."+gateway+"."+id)
 	}
 	for _, s := range streams {
 		list = append(list, "archive.closed", "$JS.API.DIRECT.GET."+s, "$JS.API.DIRECT.GET."+s+".x", "$JS.API.STREAM.MSG.GET."+s,

@@ -30,6 +30,7 @@ var Workers = []Row{
 	{Worker: "riskassessor", Consumes: []events.Step{events.StepIdentified, events.StepClosed},
 		History: true, Reads: []events.Step{events.StepRequested}},
 	{Worker: "sessionissuer", Timer: true, History: true, Reads: []events.Step{events.StepClosed, events.StepWanted},
+		Publish: []string{"session.revoked.*.*"},
 		Consumes: []events.Step{events.StepAssessed, events.StepRefused, events.StepVerified, events.StepRejected,
 			events.StepUndelivered, events.StepChosen, events.StepCancelled, events.StepLapsed}},
 	{Worker: "smsdispatcher", Consumes: []events.Step{events.StepWanted}},
@@ -247,7 +248,8 @@ func consumerOf(w Row, c Consumer) bool {
 }
 
 func gatewayUser(gateway string) User {
-	publish := []string{directGet(streamKeys, "keys.*"), "session.revoked." + gateway + ".*"}
+	publish := []string{directGet(streamKeys, "keys.*"), "session.revoked." + gateway + ".*",
+		directGet(streamSession, "session.revoked."+gateway+".*")}
 	for step, row := range events.Steps {
 		if slices.Contains(row.By, events.GatewayWorker) {
 			publish = append(publish, stepSubjects(step, gateway)...)

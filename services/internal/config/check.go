@@ -98,6 +98,15 @@ func (c *Config) problems() []problem {
 }
 
 func (r *Risk) problems(v *checker) {
+	switch r.Static {
+	case "":
+	case "OK", "REVIEW":
+		if r.URL != "" {
+			v.add("risk.static", "there is a risk.url too: want one of the two")
+		}
+	default:
+		v.add("risk.static", "%q: want OK or REVIEW", r.Static)
+	}
 	if r.URL != "" {
 		v.baseURL("risk.url", r.URL)
 		if r.SignatureFile == "" {
@@ -117,6 +126,11 @@ func (s *SMS) problems(v *checker) {
 		}
 		names[p.Name] = true
 		switch p.Kind {
+		case "discard":
+			if len(s.Providers) > 1 {
+				v.add(key+".kind", "discard stands beside real providers, whose messages it would throw away")
+			}
+			continue // there is nothing to reach
 		case "karaden":
 			if p.ServiceID <= 0 {
 				v.add(key+".service_id", "%d: want a service of the tenant", p.ServiceID)
@@ -126,7 +140,7 @@ func (s *SMS) problems(v *checker) {
 				v.add(key+".from", "missing: the sender's number")
 			}
 		default:
-			v.add(key+".kind", "%q: want karaden or twilio", p.Kind)
+			v.add(key+".kind", "%q: want karaden, twilio or discard", p.Kind)
 		}
 		v.baseURL(key+".url", p.URL)
 		if p.Account == "" {

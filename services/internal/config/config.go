@@ -32,6 +32,7 @@ type Config struct {
 	Audit    Audit    `yaml:"audit"`
 	Shutdown Shutdown `yaml:"shutdown"`
 	Log      Log      `yaml:"log"`
+	Debug    Debug    `yaml:"debug"`
 
 	// Policy is the file of the policy: what each app accepts and asks for. Empty means the built-in policy (deploy/policy.yaml).
 	Policy string `yaml:"policy"`
@@ -95,6 +96,7 @@ type Limits struct {
 
 // Risk is the risk provider. Without a URL every login counts as not assessed, and the policy's on_unavailable decides.
 type Risk struct {
+	Static        string        `yaml:"static"`         // OK or REVIEW: the verdict on every login, and no provider is asked; for closed networks and load tests
 	URL           string        `yaml:"url"`            // base URL of the provider's API
 	SignatureFile string        `yaml:"signature_file"` // file with the API's secret
 	Timeout       time.Duration `yaml:"timeout"`        // of one call; default 1s
@@ -104,7 +106,7 @@ type Risk struct {
 // SMS is the providers of text messages, asked in this order.
 type SMS struct {
 	Providers   []SMSProvider `yaml:"providers"`   // without any, no text message can be sent
-	Timeout     time.Duration `yaml:"timeout"`     // of one call; default 5s
+	Timeout     time.Duration `yaml:"timeout"`     // of one call; less than gateway.wait, so that a hanging provider is overtaken by the next while the user waits; default 3s
 	Concurrency int           `yaml:"concurrency"` // calls at a time to one provider in one process; default 256
 	Keep        time.Duration `yaml:"keep"`        // how long the record of a message is kept; default 720h
 }
@@ -112,7 +114,7 @@ type SMS struct {
 // SMSProvider is one provider of text messages.
 type SMSProvider struct {
 	Name      string `yaml:"name"`       // in logs and metrics; default the kind
-	Kind      string `yaml:"kind"`       // karaden or twilio
+	Kind      string `yaml:"kind"`       // karaden, twilio, or discard: throws messages away, for load tests, and only by itself
 	URL       string `yaml:"url"`        // base URL of the API
 	Account   string `yaml:"account"`    // Karaden: tenant id; Twilio: account SID
 	TokenFile string `yaml:"token_file"` // file with the API's secret
@@ -181,6 +183,11 @@ type Log struct {
 	Level string `yaml:"level"` // debug, info, warn or error; default info
 }
 
+// Debug is for whoever looks for a fault or for time that is lost.
+type Debug struct {
+	Profiles bool `yaml:"profiles"` // serves /debug/pprof/ on the ops address, to whoever reaches it; default false
+}
+
 // Default is the Config without a file.
 func Default() *Config {
 	return &Config{
@@ -194,7 +201,7 @@ func Default() *Config {
 		Session:  Session{Idle: time.Hour, Absolute: 12 * time.Hour},
 		Limits:   Limits{LoginsPerSource: 300, SMSPerUser: 10, SMSPerNumber: 10, PushPerUser: 10},
 		Risk:     Risk{Timeout: time.Second, Concurrency: 100},
-		SMS:      SMS{Timeout: 5 * time.Second, Concurrency: 256, Keep: 30 * 24 * time.Hour},
+		SMS:      SMS{Timeout: 3 * time.Second, Concurrency: 256, Keep: 30 * 24 * time.Hour},
 		Breaker:  Breaker{Failures: 5, Open: 10 * time.Second},
 		Gateway:  Gateway{Name: "web", MaxBody: 16 << 10, Wait: 5 * time.Second, MaxWait: 30 * time.Second, MaxPoll: time.Minute},
 		HTTP: HTTP{

@@ -32,8 +32,8 @@ password: {memory: 19456, time: 2, threads: 1, min_length: 8}
 phone: {region: JP}
 session: {idle: 1h, absolute: 12h}
 limits: {logins_per_source: 300, sms_per_user: 10, sms_per_number: 10, push_per_user: 10}
-risk: {url: "", timeout: 1s, concurrency: 100}
-sms: {providers: [], timeout: 5s, concurrency: 256, keep: 720h}
+risk: {static: "", url: "", timeout: 1s, concurrency: 100}
+sms: {providers: [], timeout: 3s, concurrency: 256, keep: 720h}
 breaker: {failures: 5, open: 10s}
 gateway: {name: web, url: "", origins: [], proxies: [], cookie_domain: "", max_body: 16384, wait: 5s, max_wait: 30s, max_poll: 60s}
 http: {header_timeout: 5s, read_timeout: 10s, write_timeout: 75s, idle_timeout: 2m, max_header: 16384}
@@ -43,6 +43,7 @@ sealing: {rotate: 24h}
 audit: {keep: 8760h, sweep_every: 15s, sweep_after: 1m}
 shutdown: {grace: 10s}
 log: {level: info}
+debug: {profiles: false}
 policy: ""
 `
 
@@ -142,6 +143,9 @@ func TestErrorsNameLineAndKey(t *testing.T) {
 		{"provider without secret", "sms:\n  providers:\n    - kind: twilio\n      url: https://api.example\n      account: AC1\n      from: '+1'\n", ":3: sms.providers[0].token_file: missing"},
 		{"provider twice", "sms:\n  providers:\n" + strings.Repeat("    - {kind: twilio, url: 'http://a', account: x, token_file: t, from: '1'}\n", 2), ":4: sms.providers[1].name"},
 		{"password in a URL", "risk:\n  url: https://user:secret@risk.example\n  signature_file: s\n", ":2: risk.url"},
+		{"static verdict that denies everybody", "risk:\n  static: NG\n", ":2: risk.static"},
+		{"static verdict beside a provider", "risk: {static: OK, url: 'http://a', signature_file: s}\n", ":1: risk.static"},
+		{"discard beside a provider", "sms:\n  providers:\n    - {kind: twilio, url: 'http://a', account: x, token_file: t, from: '1'}\n    - kind: discard\n", ":4: sms.providers[1].kind"},
 		{"level", "log: {level: loud}\n", ":1: log.level"},
 		{"region", "phone: {region: Japan}\n", ":1: phone.region"},
 	} {

@@ -70,7 +70,7 @@ func (c *Config) FillProviders(path string) error {
 	if err := fill.Risk.resolve(path, fill.SMS.Providers); err != nil {
 		return err
 	}
-	if c.Risk.URL == "" {
+	if c.Risk.URL == "" && c.Risk.Static == "" {
 		c.Risk.URL, c.Risk.SignatureFile = fill.Risk.URL, fill.Risk.SignatureFile
 	}
 	if len(c.SMS.Providers) == 0 {

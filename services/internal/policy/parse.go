@@ -9,6 +9,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/goccy/go-yaml"
 	"github.com/goccy/go-yaml/ast"
@@ -23,6 +24,7 @@ func (a *App) UnmarshalYAML(unmarshal func(any) error) error {
 	p := plain{
 		Methods: []events.Method{events.Password}, Factors: []events.Factor{events.Push, events.SMS, events.Token},
 		OnOK: 1, OnReview: 2, OnNG: Deny, OnUnavailable: StepUp,
+		SessionMaxAge: Span(12 * time.Hour),
 	}
 	if err := unmarshal(&p); err != nil {
 		return err
@@ -101,6 +103,9 @@ func (a *App) checkNeeds(add func(key, format string, args ...any)) {
 	}
 	if a.Accepts(events.None) && len(a.PasswordlessFactors) == 0 {
 		add("passwordless_factors", "empty, but methods has none: a login without any proof can not be")
+	}
+	if a.SessionMaxAge < 0 {
+		add("session_max_age", "want a time span such as 12h, or 0s")
 	}
 	below := Need(1)
 	for _, on := range []struct {

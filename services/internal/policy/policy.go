@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"time"
 
 	"github.com/sekisho/sekisho/events"
 )
@@ -36,6 +37,7 @@ type App struct {
 	OnReview            Need            `yaml:"on_review"`
 	OnNG                Need            `yaml:"on_ng"`
 	OnUnavailable       Unavailable     `yaml:"on_unavailable"`
+	SessionMaxAge       Span            `yaml:"session_max_age"` // for how long after its login a session of another app counts
 }
 
 // Name is an app's name as people see it.
@@ -87,6 +89,23 @@ func (n Need) String() string {
 // less tells whether n asks for less than m.
 func (n Need) less(m Need) bool { return n != Deny && (m == Deny || n < m) }
 
+// Span is a length of time.
+type Span time.Duration
+
+// UnmarshalYAML reads a time span such as 12h. Anything else becomes negative, which the check of the whole file reports with its line.
+func (s *Span) UnmarshalYAML(unmarshal func(any) error) error {
+	var text string
+	if err := unmarshal(&text); err != nil {
+		return err
+	}
+	span, err := time.ParseDuration(text)
+	if err != nil {
+		span = -1
+	}
+	*s = Span(span)
+	return nil
+}
+
 // Unavailable is what to do without a risk assessment.
 type Unavailable string
 
@@ -133,6 +152,28 @@ func (a *App) Allowed(verified int) []events.Factor {
 	}
 	return a.Factors
 }
+
+// Counted lists what counts for the app of what has been shown: amr values, in the order in which they were shown, each once.
+func (a *App) Counted(shown []string) []string {
+	var counted []string
+	for _, kind := range shown {
+		if !slices.Contains(counted, kind) && a.counts(kind, len(counted)) {
+			counted = append(counted, kind)
+		}
+	}
+	return counted
+}
+
+// counts tells whether a kind of proof counts after so many others.
+func (a *App) counts(kind string, others int) bool {
+	if kind == events.Password.AMR() {
+		return a.Accepts(events.Password)
+	}
+	return slices.ContainsFunc(a.Allowed(others), func(f events.Factor) bool { return f.AMR() == kind })
+}
+
+// Honors tells whether a session of another app counts for this one, so long after its login.
+func (a *App) Honors(age time.Duration) bool { return age < time.Duration(a.SessionMaxAge) }
 
 // Need is how many factors a login with this assessment needs. What the policy does not know it denies.
 func (a *App) Need(assessed *events.Assessed) Need {

@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/sekisho/sekisho/events"
 )
@@ -22,7 +23,7 @@ func TestBuiltInPolicy(t *testing.T) {
 		t.Fatal(err)
 	}
 	demo := p.Apps["demo"]
-	if demo == nil || !demo.Accepts(events.Password) || !demo.Accepts(events.None) {
+	if demo == nil || !demo.Accepts(events.Password) || demo.Accepts(events.None) {
 		t.Fatalf("app demo: %+v", demo)
 	}
 	for _, test := range []struct {
@@ -83,6 +84,47 @@ func TestDefaultsAreTheCarefulChoice(t *testing.T) {
 	}
 }
 
+// What was shown elsewhere counts as far as the app would have accepted it, and in that order.
+func TestWhatCountsOfASession(t *testing.T) {
+	p, err := parse("test", []byte(`apps:
+  both: {methods: [password, none], factors: [push, sms, token]}
+  tokens: {methods: [password], factors: [token]}
+  passwordless: {methods: [none], factors: [sms, token], on_review: 1}
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct{ app, shown, want string }{
+		{"both", "", ""},
+		{"both", "pwd", "pwd"},
+		{"both", "pwd sms", "pwd sms"},
+		{"both", "sms", ""}, // a text message is no first proof
+		{"both", "sms swk", "swk"},
+		{"both", "swk sms", "swk sms"},
+		{"both", "pwd pwd otp otp", "pwd otp"},
+		{"both", "pwd mfa", "pwd"},
+		{"tokens", "pwd sms", "pwd"},
+		{"passwordless", "pwd sms", ""},
+		{"passwordless", "pwd otp sms", "otp sms"},
+	} {
+		if got := strings.Join(p.Apps[test.app].Counted(strings.Fields(test.shown)), " "); got != test.want {
+			t.Errorf("%s of %q: %q, want %q", test.app, test.shown, got, test.want)
+		}
+	}
+}
+
+func TestAgeOfSessions(t *testing.T) {
+	p, err := parse("test", []byte("apps:\n  short: {session_max_age: 1h}\n  never: {session_max_age: 0s}\n  careful: {on_ok: 1}\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for app, want := range map[string]time.Duration{"short": time.Hour, "never": 0, "careful": 12 * time.Hour} {
+		if a := p.Apps[app]; a.Honors(want) || want > 0 && !a.Honors(want-1) {
+			t.Errorf("%s honors sessions for %v, want %v", app, a.SessionMaxAge, want)
+		}
+	}
+}
+
 func TestFaultsNameTheLine(t *testing.T) {
 	for _, test := range []struct{ name, file, want string }{
 		{"empty file", "", "apps: missing"},
@@ -108,6 +150,8 @@ func TestFaultsNameTheLine(t *testing.T) {
 		{"a need that nobody meets", "apps:\n  demo:\n    factors: [sms]\n    on_review: 3\n", "test:4: apps.demo.on_review: asks for 3 factors"},
 		{"less for a higher risk", "apps:\n  demo:\n    on_ok: 2\n    on_review: 1\n", "test:4: apps.demo.on_review: 1 asks for less"},
 		{"NG let in easily", "apps:\n  demo:\n    on_review: deny\n    on_ng: 3\n", "test:4: apps.demo.on_ng: 3 asks for less"},
+		{"negative age", "apps:\n  demo:\n    session_max_age: -1h\n", "test:3: apps.demo.session_max_age: want a time span"},
+		{"no age", "apps:\n  demo:\n    session_max_age: soon\n", "test:3: apps.demo.session_max_age: want a time span"},
 		{"unknown way", "apps:\n  demo:\n    on_unavailable: pray\n", `test:3: apps.demo.on_unavailable: "pray"`},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -152,6 +196,7 @@ func TestHashIsOfWhatThePolicySays(t *testing.T) {
 		"apps:\n  demo:\n    on_review: 3\n",
 		"apps:\n  demo:\n    on_unavailable: deny\n",
 		"apps:\n  demo:\n    factors: [sms, push, token]\n",
+		"apps:\n  demo:\n    session_max_age: 1h\n",
 		"apps:\n  demo2:\n    on_ok: 1\n",
 	} {
 		if hash(other) == plain {

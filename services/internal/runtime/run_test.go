@@ -446,3 +446,19 @@ func TestAdminIsServedOnTheOpsAddressOnly(t *testing.T) {
 	}
 	must(t, p.end())
 }
+
+func TestProfilesAreServedOnDemandOnly(t *testing.T) {
+	g := newGround(t)
+	g.startBroker(t)
+	status := func(wanted bool) int {
+		g.cfg.Debug.Profiles = wanted
+		p := g.run(t, idle("recorder", runtime.Worker{}))
+		p.awaitReady()
+		status, _ := get(t, p.ops+"/debug/pprof/heap?debug=1")
+		must(t, p.end())
+		return status
+	}
+	if with, without := status(true), status(false); with != http.StatusOK || without != http.StatusNotFound {
+		t.Errorf("heap profile: %d with debug.profiles, %d without", with, without)
+	}
+}

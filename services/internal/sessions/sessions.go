@@ -34,12 +34,16 @@ type Session struct {
 	App      string
 	AMR      []string // RFC 8176
 	ACR      string
+	Verdict  events.Verdict // of the risk assessment; empty where there was none
 	AuthTime time.Time
 	Created  time.Time     // set by Insert
 	LastSeen time.Time     // set by Insert; at most a minute behind
 	Idle     time.Duration // seconds count
 	Expires  time.Time     // absolute
 	Revoked  bool          // or its user may no longer log in; not read by Insert
+
+	// Replaces is the login's id of the session that this one steps up from, at the same gateway. Read by Insert only.
+	Replaces string
 }
 
 // Live reports whether the session is good at an instant.
@@ -77,28 +81,37 @@ func (s *Store) Close() {
 	s.touches.Close()
 }
 
-// Insert records a session, if the account is enabled and not locked at that moment, and reports whether it is there. A
-// repeat finds the first one's row. A revoked row is not there.
+// Insert records a session, if at that moment the account is enabled and not locked, and the session that it replaces, if
+// any, is the same user's and lives. It reports whether the row is there: a repeat finds the first one's; a revoked row is not
+// there. The replaced session stays as it is.
 func (s *Store) Insert(ctx context.Context, session Session) (bool, error) {
 	return s.inserts.Do(ctx, session)
 }
 
 // insert holds the users' rows while it looks at them. So an admin who locks one either waits, and then finds the session
-// to revoke, or came first, and then there is none.
+// to revoke, or came first, and then there is none. It holds the rows of replaced sessions too, so that none of them ends
+// while it is replaced.
 func (s *Store) insert(ctx context.Context, list []Session) ([]bool, error) {
 	// AMR values hold no commas: they are words of RFC 8176.
 	const statement = `
 		WITH wanted AS (
 			SELECT * FROM unnest($1::text[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::text[], $7::timestamptz[],
-				$8::integer[], $9::timestamptz[]) AS w (gateway, login, user_id, app, amr, acr, auth_time, idle_seconds, expires_at)
+				$8::integer[], $9::timestamptz[], $10::text[], $11::uuid[])
+				AS w (gateway, login, user_id, app, amr, acr, auth_time, idle_seconds, expires_at, verdict, replaces)
 		), allowed AS (
 			SELECT user_id FROM directory.accounts
 			WHERE user_id = ANY($3::text[]) AND may_log_in ORDER BY user_id FOR SHARE
+		), replaced AS (
+			SELECT o.gateway, o.login, o.user_id FROM sessions.sessions o
+			WHERE o.login = ANY($11::uuid[]) AND o.gateway = ANY($1::text[]) AND o.revoked_at IS NULL AND o.expires_at > $12
+				AND o.last_seen + make_interval(secs => o.idle_seconds) > $12 ORDER BY o.gateway, o.login FOR SHARE
 		)
 		INSERT INTO sessions.sessions AS s
-			(gateway, login, user_id, app, amr, acr, auth_time, created_at, last_seen, idle_seconds, expires_at)
-		SELECT w.gateway, w.login, w.user_id, w.app, string_to_array(w.amr, ','), w.acr, w.auth_time, $10, $10, w.idle_seconds, w.expires_at
-		FROM wanted w JOIN allowed USING (user_id) ORDER BY w.gateway, w.login
+			(gateway, login, user_id, app, amr, acr, auth_time, created_at, last_seen, idle_seconds, expires_at, verdict)
+		SELECT w.gateway, w.login, w.user_id, w.app, string_to_array(w.amr, ','), w.acr, w.auth_time, $12, $12, w.idle_seconds, w.expires_at, w.verdict
+		FROM wanted w JOIN allowed USING (user_id)
+		WHERE w.replaces IS NULL OR EXISTS (SELECT FROM replaced o WHERE (o.gateway, o.login, o.user_id) = (w.gateway, w.replaces, w.user_id))
+		ORDER BY w.gateway, w.login
 		ON CONFLICT (gateway, login) DO UPDATE SET last_seen = s.last_seen -- changes nothing, but returns the row
 			WHERE s.user_id = excluded.user_id AND s.revoked_at IS NULL
 		RETURNING s.gateway, s.login::text`
@@ -106,7 +119,8 @@ func (s *Store) insert(ctx context.Context, list []Session) ([]bool, error) {
 	for _, v := range list {
 		c.add(v)
 	}
-	rows, err := s.db.Query(ctx, statement, c.gateways, c.logins, c.users, c.apps, c.amrs, c.acrs, c.authTimes, c.idles, c.expires, s.now())
+	rows, err := s.db.Query(ctx, statement, c.gateways, c.logins, c.users, c.apps, c.amrs, c.acrs, c.authTimes, c.idles, c.expires,
+		c.verdicts, c.replaced, s.now())
 	if err != nil {
 		return nil, fmt.Errorf("sessions: insert: %w", err)
 	}
@@ -123,9 +137,10 @@ func (s *Store) insert(ctx context.Context, list []Session) ([]bool, error) {
 
 // columns are sessions as the arrays that unnest takes.
 type columns struct {
-	gateways, logins, users, apps, amrs, acrs []string
-	authTimes, expires                        []time.Time
-	idles                                     []int32
+	gateways, logins, users, apps, amrs, acrs, verdicts []string
+	authTimes, expires                                  []time.Time
+	idles                                               []int32
+	replaced                                            []*string
 }
 
 func (c *columns) add(v Session) {
@@ -133,7 +148,12 @@ func (c *columns) add(v Session) {
 	c.users, c.apps = append(c.users, v.User), append(c.apps, v.App)
 	c.amrs, c.acrs = append(c.amrs, strings.Join(v.AMR, ",")), append(c.acrs, v.ACR)
 	c.authTimes, c.expires = append(c.authTimes, v.AuthTime), append(c.expires, v.Expires)
-	c.idles = append(c.idles, int32(v.Idle/time.Second))
+	c.idles, c.verdicts = append(c.idles, int32(v.Idle/time.Second)), append(c.verdicts, string(v.Verdict))
+	var replaces *string
+	if v.Replaces != "" {
+		replaces = &v.Replaces
+	}
+	c.replaced = append(c.replaced, replaces)
 }
 
 // Remove takes a session back that was never given out: another ending of the login won.
@@ -147,7 +167,7 @@ func (s *Store) Remove(ctx context.Context, login events.Login) error {
 
 const selectNamed = `
 	SELECT s.gateway, s.login::text, s.user_id, s.user_name, s.app, s.amr, s.acr, s.auth_time, s.created_at, s.last_seen,
-	       s.idle_seconds, s.expires_at, s.revoked
+	       s.idle_seconds, s.expires_at, s.revoked, s.verdict
 	FROM sessions.named s `
 
 func scan(row pgx.CollectableRow) (*Session, error) {
@@ -156,7 +176,7 @@ func scan(row pgx.CollectableRow) (*Session, error) {
 		idle int32
 	)
 	err := row.Scan(&v.Login.Gateway, &v.Login.ID, &v.User, &v.Name, &v.App, &v.AMR, &v.ACR, &v.AuthTime, &v.Created,
-		&v.LastSeen, &idle, &v.Expires, &v.Revoked)
+		&v.LastSeen, &idle, &v.Expires, &v.Revoked, &v.Verdict)
 	v.Idle = time.Duration(idle) * time.Second
 	return &v, err
 }

@@ -70,6 +70,7 @@ func TestInsertAndGet(t *testing.T) {
 	w := newWorld(t)
 	issuer, gateway := w.store("sessionissuer"), w.store("gateway")
 	v := w.session(w.user("alice"))
+	v.Verdict = events.Review
 	w.insert(issuer, v, true)
 	w.insert(issuer, v, true) // again
 
@@ -172,8 +173,7 @@ func TestInsertAgainstLock(t *testing.T) {
 func TestInsertWaitsForLock(t *testing.T) {
 	w := newWorld(t)
 	issuer, id := w.store("sessionissuer"), w.user("alice")
-	admin := w.db.Pool(t, "")
-	tx, err := admin.Begin(t.Context())
+	tx, err := w.db.Pool(t, "").Begin(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -181,33 +181,105 @@ func TestInsertWaitsForLock(t *testing.T) {
 	if _, err := tx.Exec(t.Context(), `UPDATE directory.users SET locked = true WHERE id = $1`, id); err != nil {
 		t.Fatal(err)
 	}
-	inserted := make(chan bool, 1)
-	go func() {
-		there, err := issuer.Insert(t.Context(), w.session(id))
-		if err != nil {
-			t.Error(err)
-		}
-		inserted <- there
-	}()
-	tick := time.NewTicker(time.Millisecond)
-	defer tick.Stop()
-	for waiting := false; !waiting; {
-		select {
-		case there := <-inserted:
-			t.Fatalf("Insert = %v before the lock was decided", there)
-		case <-tick.C:
-		}
-		err := admin.QueryRow(t.Context(), `SELECT EXISTS (SELECT FROM pg_stat_activity
-			WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE '%INSERT INTO sessions%')`).Scan(&waiting)
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
+	inserted := w.whenBlocked(func() (bool, error) { return issuer.Insert(t.Context(), w.session(id)) })
 	if err := tx.Commit(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if <-inserted {
 		t.Error("a session was inserted for a locked user")
+	}
+}
+
+// whenBlocked starts an insert and returns when it waits for a lock in the database.
+func (w *world) whenBlocked(insert func() (bool, error)) <-chan bool {
+	w.Helper()
+	inserted := make(chan bool, 1)
+	go func() {
+		there, err := insert()
+		if err != nil {
+			w.Error(err)
+		}
+		inserted <- there
+	}()
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	admin := w.db.Pool(w, "")
+	for waiting := false; !waiting; {
+		select {
+		case there := <-inserted:
+			w.Fatalf("Insert = %v before the lock was decided", there)
+		case <-tick.C:
+		}
+		err := admin.QueryRow(w.Context(), `SELECT EXISTS (SELECT FROM pg_stat_activity
+			WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE '%INSERT INTO sessions%')`).Scan(&waiting)
+		if err != nil {
+			w.Fatal(err)
+		}
+	}
+	return inserted
+}
+
+// A session replaces one only that lives, is of the same user and of the same gateway.
+func TestReplace(t *testing.T) {
+	w := newWorld(t)
+	issuer, gateway := w.store("sessionissuer"), w.store("gateway")
+	alice, bob := w.user("alice"), w.user("bob")
+	old, others, short := w.session(alice), w.session(bob), w.session(alice)
+	foreign := w.session(alice)
+	foreign.Login.Gateway = "example"
+	short.Idle = time.Minute
+	for _, v := range []Session{old, others, short, foreign} {
+		w.insert(issuer, v, true)
+	}
+	replacing := func(id string) Session {
+		v := w.session(alice)
+		v.Replaces = id
+		return v
+	}
+	plain := w.session(alice)
+	w.insert(issuer, replacing(plain.Login.ID), false) // there is no such session
+	w.insert(issuer, replacing(others.Login.ID), false)
+	w.insert(issuer, replacing(foreign.Login.ID), false)
+	w.insert(issuer, replacing(short.Login.ID), true)
+	w.add(time.Minute)
+	w.insert(issuer, replacing(short.Login.ID), false) // idle
+	v := replacing(old.Login.ID)
+	w.insert(issuer, v, true)
+	w.insert(issuer, v, true) // again
+	if got, err := gateway.Get(t.Context(), old.Login); err != nil || !got.Live(w.now()) {
+		t.Errorf("the replaced session: %+v, %v: it ends only when the login has ended well", got, err)
+	}
+	if ended, err := issuer.Revoke(t.Context(), old.Login, "step_up"); err != nil || !ended {
+		t.Errorf("Revoke = %v, %v", ended, err)
+	}
+	w.insert(issuer, replacing(old.Login.ID), false)
+	w.insert(issuer, v, false) // a late redelivery: the ending that is stored counts
+	w.add(13 * time.Hour)
+	w.insert(issuer, replacing(others.Login.ID), false) // at its absolute end
+}
+
+// However a log-out and a step-up meet: the session that was replaced first is the one that the log-out has to find.
+func TestReplaceWaitsForRevoke(t *testing.T) {
+	w := newWorld(t)
+	issuer, id := w.store("sessionissuer"), w.user("alice")
+	old := w.session(id)
+	w.insert(issuer, old, true)
+	tx, err := w.db.Pool(t, "").Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tx.Rollback(t.Context())
+	if _, err := tx.Exec(t.Context(), `UPDATE sessions.sessions SET revoked_at = now() WHERE login = $1`, old.Login.ID); err != nil {
+		t.Fatal(err)
+	}
+	v := w.session(id)
+	v.Replaces = old.Login.ID
+	inserted := w.whenBlocked(func() (bool, error) { return issuer.Insert(t.Context(), v) })
+	if err := tx.Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if <-inserted {
+		t.Error("a session replaced one that was being revoked")
 	}
 }
 

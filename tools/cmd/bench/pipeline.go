@@ -1,0 +1,89 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+
+	"github.com/sekisho/sekisho/tools/internal/bare"
+	"github.com/sekisho/sekisho/tools/internal/load"
+)
+
+// pipelines are the bare pipelines of the roads, by their names. One that is not measured costs nothing.
+type pipelines struct{ of map[string]*pipeline }
+
+// A pipeline runs in a process of its own. As in `sekisho up`, broker and workers share it, and the driver is elsewhere.
+type pipeline struct {
+	cmd    *exec.Cmd
+	driver *bare.Driver
+}
+
+// servePipeline is that process: it reads the plan from stdin and says its URL on stdout.
+func servePipeline(ctx context.Context) error {
+	var plan bare.Plan
+	if err := json.NewDecoder(os.Stdin).Decode(&plan); err != nil {
+		return err
+	}
+	return bare.Serve(ctx, &plan, func(url string) { fmt.Println(url) })
+}
+
+func (p *pipelines) start(ctx context.Context, road string, plan *bare.Plan) error {
+	text, err := json.Marshal(plan)
+	if err != nil {
+		return err
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	cmd := exec.Command(self, "-pipeline")
+	cmd.Stdin, cmd.Stderr = bytes.NewReader(text), os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C is for this process, which ends that one
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return err
+	}
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	started := &pipeline{cmd: cmd}
+	p.of[road] = started
+	url, err := bufio.NewReader(out).ReadString('\n')
+	if err != nil {
+		return fmt.Errorf("the bare pipeline of %s did not start: %w", road, err)
+	}
+	started.driver, err = bare.Dial(strings.TrimSpace(url), plan)
+	return err
+}
+
+func (p *pipelines) stop() error {
+	var errs []error
+	for _, one := range p.of {
+		if one.driver != nil {
+			one.driver.Close()
+		}
+		_ = one.cmd.Process.Signal(syscall.SIGTERM) // fails when it has ended, which Wait reports
+		errs = append(errs, one.cmd.Wait())
+	}
+	return errors.Join(errs...)
+}
+
+// measure saturates the pipeline as a road is saturated.
+func (p *pipeline) measure(ctx context.Context, o options) (Figures, error) {
+	meter, err := startMeter(p.cmd.Process.Pid)
+	if err != nil {
+		return Figures{}, err
+	}
+	r, err := load.Saturate(ctx, o.inFlight, lead/2, o.phase, p.driver.Pass)
+	if err != nil {
+		return Figures{}, fmt.Errorf("bare pipeline: %w", err)
+	}
+	return meter.figures(r, meter.own())
+}

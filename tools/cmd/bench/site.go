@@ -1,0 +1,348 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/sekisho/sekisho/tools/internal/bare"
+	"github.com/sekisho/sekisho/tools/internal/load"
+	"github.com/sekisho/sekisho/tools/internal/roads"
+	"github.com/sekisho/sekisho/tools/internal/system"
+)
+
+// A kind of site is a system with certain providers.
+type kind struct {
+	name     string
+	settings string
+	simulate bool
+	drives   []string // ways in
+}
+
+// common are the settings that every site has: the lowest cost of a hash, and no limit on how often a user comes.
+const common = `password: {memory: 64, time: 1}
+limits: {logins_per_source: 1000000, sms_per_user: 1000000, sms_per_number: 1000000}
+policy: %s
+debug: {profiles: true}
+`
+
+var kinds = []kind{
+	{name: "in process", settings: common + "risk: {static: OK}\nsms: {providers: [{kind: discard}]}\n", drives: []string{"bus", "http"}},
+	{name: "simulated", settings: common, simulate: true, drives: []string{"bus"}},
+}
+
+// lead is how long a system is saturated before its measurement begins: connections, statements and users' counters are there then.
+const lead = time.Second
+
+// quietWait bounds how long the workers may need for what a measurement has left behind.
+const quietWait = 2 * time.Minute
+
+// A site is a system that is measured.
+type site struct {
+	options
+	kind
+	*system.System
+	viewer *nats.Conn
+	limits *pipelines
+	users  []system.User
+	done   int // logins so far
+}
+
+// A line is one line of the report before it is measured.
+type line struct {
+	road    roads.Road
+	drive   string
+	through roads.Driver
+}
+
+func (k kind) title(road roads.Road, drive string) string {
+	return strings.Join([]string{road.Name, drive, k.name}, " ")
+}
+
+// measure starts a system and measures every road on it that is asked for.
+func (k kind) measure(ctx context.Context, o options, limits *pipelines) (_ []*Line, err error) {
+	var wanted []line
+	for _, drive := range k.drives {
+		for _, road := range []roads.Road{roads.Password, roads.Code} {
+			if o.only.MatchString(k.title(road, drive)) {
+				wanted = append(wanted, line{road: road, drive: drive})
+			}
+		}
+	}
+	if len(wanted) == 0 {
+		return nil, nil
+	}
+	policy, err := roads.WritePolicy()
+	if err != nil {
+		return nil, err
+	}
+	defer os.Remove(policy)
+	s := &site{options: o, kind: k, limits: limits}
+	if s.System, err = system.Start(ctx, o.binary, fmt.Sprintf(k.settings, policy)); err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, s.Stop()) }()
+	if s.users, err = s.AddUsers(ctx, o.users); err != nil {
+		return nil, err
+	}
+	if s.viewer, err = s.Dial("operator"); err != nil {
+		return nil, err
+	}
+	defer s.viewer.Close()
+	bus, err := roads.DialBus(ctx, s.System)
+	if err != nil {
+		return nil, err
+	}
+	defer bus.Close()
+	web, err := roads.NewHTTP(s.System, max(o.inFlight, o.parked))
+	if err != nil {
+		return nil, err
+	}
+	defer web.Close()
+
+	var lines []*Line
+	for _, l := range wanted {
+		if l.through = bus; l.drive == "http" {
+			l.through = web
+		}
+		if limits.of[l.road.Name] == nil {
+			plan, err := s.plan(ctx, bus, l.road)
+			if err != nil {
+				return nil, err
+			}
+			if err := limits.start(ctx, l.road.Name, plan); err != nil {
+				return nil, err
+			}
+		}
+		measured, err := s.line(ctx, l)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", k.title(l.road, l.drive), err)
+		}
+		lines = append(lines, measured)
+	}
+	if o.after > 0 && !k.simulate {
+		again, err := s.again(ctx, wanted, bus, web)
+		if err != nil {
+			return nil, err
+		}
+		lines = append(lines, again...)
+	}
+	return lines, nil
+}
+
+// plan lets one login pass and takes it as the template of the bare pipeline.
+func (s *site) plan(ctx context.Context, bus *roads.Bus, road roads.Road) (*bare.Plan, error) {
+	login, err := bus.Walk(ctx, road, s.users[0])
+	if err != nil {
+		return nil, err
+	}
+	return bare.ReadPlan(ctx, s.viewer, login)
+}
+
+// call is one login of the next user.
+func (l line) call(s *site) load.Call {
+	return func(ctx context.Context, n int) error { return l.through.Login(ctx, l.road, s.users[n%len(s.users)]) }
+}
+
+// line measures one road.
+func (s *site) line(ctx context.Context, l line) (*Line, error) {
+	fmt.Fprintf(os.Stderr, "measuring %s after %d logins\n", s.title(l.road, l.drive), s.done)
+	result := &Line{Road: l.road.Name, Drive: l.drive, Providers: s.name, Before: s.done}
+	call := l.call(s)
+	var err error
+	if result.Bare, err = s.limits.of[l.road.Name].measure(ctx, s.options); err != nil { // right before: a machine's speed changes
+		return nil, err
+	}
+	if result.Saturated, err = s.figures(ctx, func() (load.Result, error) {
+		stop := s.profile(ctx, l)
+		r, err := load.Saturate(ctx, s.inFlight, lead, s.phase, call)
+		return r, errors.Join(err, stop())
+	}); err != nil {
+		return nil, err
+	}
+	result.Ratio = result.Saturated.Rate / result.Bare.Rate
+	if result.Light, err = s.figures(ctx, func() (load.Result, error) {
+		return load.Pace(ctx, s.light*result.Saturated.Rate, s.phase, call)
+	}); err != nil {
+		return nil, err
+	}
+	if s.parked > 0 && !s.simulate {
+		memory, err := s.memory(ctx, l)
+		if err != nil {
+			return nil, err
+		}
+		result.Memory = &memory
+	}
+	return result, nil
+}
+
+// figures runs a measurement on a quiet system, and counts what it costs until the system is quiet again.
+func (s *site) figures(ctx context.Context, run func() (load.Result, error)) (Figures, error) {
+	if err := s.quiet(ctx); err != nil {
+		return Figures{}, err
+	}
+	meter, err := startMeter(s.PID())
+	if err != nil {
+		return Figures{}, err
+	}
+	r, err := run()
+	if err != nil {
+		return Figures{}, err
+	}
+	s.done += r.Calls
+	driver := meter.own()
+	if err := s.quiet(ctx); err != nil {
+		return Figures{}, err
+	}
+	return meter.figures(r, driver)
+}
+
+func (s *site) quiet(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, quietWait)
+	defer cancel()
+	return system.AwaitQuiet(ctx, s.viewer)
+}
+
+// A meter counts processor time of a process with its descendants, and of this one.
+type meter struct {
+	pid     int
+	cpu     time.Duration
+	ownTime time.Duration
+}
+
+func startMeter(pid int) (*meter, error) {
+	cpu, err := system.CPU(pid)
+	return &meter{pid, cpu, ownCPU()}, err
+}
+
+func (m *meter) own() time.Duration { return ownCPU() - m.ownTime }
+
+func (m *meter) figures(r load.Result, driver time.Duration) (Figures, error) {
+	cpu, err := system.CPU(m.pid)
+	if err != nil {
+		return Figures{}, err
+	}
+	if r.Calls == 0 {
+		return Figures{}, errors.New("nothing came to its end within the measurement")
+	}
+	each := func(d time.Duration) float64 { return milliseconds(d) / float64(r.Calls) }
+	return Figures{Calls: r.Calls, Rate: r.Rate, P50: milliseconds(r.Quantile(0.5)), P99: milliseconds(r.Quantile(0.99)),
+		CPU: each(cpu - m.cpu), DriverCPU: each(driver)}, nil
+}
+
+func ownCPU() time.Duration {
+	var usage syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &usage); err != nil {
+		panic(err) // only for a bad first argument
+	}
+	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
+}
+
+// memory holds logins in flight before the last worker of their road, and tells what one adds to the heap.
+func (s *site) memory(ctx context.Context, l line) (Memory, error) {
+	ctx, cancel := context.WithTimeout(ctx, quietWait)
+	defer cancel()
+	js, err := jetstream.New(s.viewer)
+	if err != nil {
+		return Memory{}, err
+	}
+	if err := s.quiet(ctx); err != nil {
+		return Memory{}, err
+	}
+	before, err := s.Heap(ctx)
+	if err != nil {
+		return Memory{}, err
+	}
+	if _, err := js.PauseConsumer(ctx, "LOGIN", l.road.Last, time.Now().Add(quietWait)); err != nil {
+		return Memory{}, err
+	}
+	var flying sync.WaitGroup
+	var failed error
+	flying.Go(func() { _, failed = load.Flood(ctx, s.parked, s.parked, l.call(s)) })
+	err = awaitBacklog(ctx, js, l.road.Last, s.parked)
+	held, heapErr := s.Heap(ctx)
+	_, resumeErr := js.ResumeConsumer(ctx, "LOGIN", l.road.Last)
+	wakeErr := l.call(s)(ctx, 0) // the broker goes on with the next event only
+	flying.Wait()
+	if err := errors.Join(err, heapErr, resumeErr, wakeErr, failed); err != nil {
+		return Memory{}, err
+	}
+	s.done += s.parked
+	each := func(before, held int64) float64 { return float64(held-before) / 1024 / float64(s.parked) }
+	return Memory{Broker: each(before.Broker, held.Broker), Process: each(before.Process, held.Process)}, nil
+}
+
+// awaitBacklog waits until a paused consumer has so many events to deliver.
+func awaitBacklog(ctx context.Context, js jetstream.JetStream, name string, n int) error {
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		consumer, err := js.Consumer(ctx, "LOGIN", name)
+		if err != nil {
+			return err
+		}
+		if consumer.CachedInfo().NumPending >= uint64(n) {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+		}
+	}
+}
+
+// again brings the system to the number of logins of the option, by the first road over the bus, and measures the lines once more.
+func (s *site) again(ctx context.Context, wanted []line, bus, web roads.Driver) ([]*Line, error) {
+	fill := line{road: roads.Password, through: bus}
+	if rest := s.after - s.done; rest > 0 {
+		fmt.Fprintf(os.Stderr, "%d more logins\n", rest)
+		r, err := load.Flood(ctx, s.inFlight, rest, fill.call(s))
+		if err != nil {
+			return nil, err
+		}
+		s.done += r.Calls
+	}
+	var lines []*Line
+	for _, l := range wanted {
+		if l.through = bus; l.drive == "http" {
+			l.through = web
+		}
+		measured, err := s.line(ctx, l)
+		if err != nil {
+			return nil, err
+		}
+		lines = append(lines, measured)
+	}
+	return lines, nil
+}
+
+// profile begins to profile the system for the length of a measurement, if that is asked for. stop waits for the profiles.
+func (s *site) profile(ctx context.Context, l line) (stop func() error) {
+	if s.profiles == "" {
+		return func() error { return nil }
+	}
+	name := strings.NewReplacer("/", "-", " ", "-").Replace(strings.ToLower(s.title(l.road, l.drive)))
+	seconds := int((lead + s.phase).Seconds())
+	var running sync.WaitGroup
+	var errs [2]error
+	for i, p := range []struct{ path, suffix string }{{"profile", "cpu"}, {"allocs", "allocs"}} {
+		running.Go(func() {
+			data, err := s.GetOps(ctx, fmt.Sprintf("/debug/pprof/%s?seconds=%d", p.path, seconds))
+			if err == nil {
+				err = os.WriteFile(filepath.Join(s.profiles, name+"."+p.suffix+".pb.gz"), data, 0o644)
+			}
+			errs[i] = err
+		})
+	}
+	return func() error { running.Wait(); return errors.Join(errs[:]...) }
+}

@@ -1,0 +1,258 @@
+// Package system starts a whole Sekisho as a process of its own and knows it from outside only: its addresses, its credentials
+// folder, and what the operating system and the ops address tell of it.
+package system
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"golang.org/x/sync/errgroup"
+)
+
+const (
+	startWait = time.Minute      // for `sekisho up` to be ready, initdb included
+	stopWait  = 40 * time.Second // for it to drain, and for the database's checkpoint
+)
+
+// A System is one `sekisho up`.
+type System struct {
+	HTTP, Ops, Sim string // base URLs
+	NATS           string // URL
+	Postgres       string // URL
+	Dir            string // its data dir
+
+	binary     string
+	adminToken string
+	http       *http.Client
+	cmd        *exec.Cmd
+	log        *os.File
+	ended      chan error // has the process's end
+}
+
+// Start starts `binary up` with the given settings (YAML) in a new data dir, and returns when it is ready. Its log is in
+// <data dir>/log. [System.Stop] ends it and removes the data dir.
+func Start(ctx context.Context, binary, settings string) (_ *System, err error) {
+	dir, err := os.MkdirTemp("", "sekisho-")
+	if err != nil {
+		return nil, err
+	}
+	s := &System{Dir: dir, binary: binary, ended: make(chan error, 1), http: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 64}}}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.Stop())
+		}
+	}()
+	// The database runs as another user where this process is root's: it must get through to its own folder.
+	if err := os.Chmod(dir, 0o755); err != nil {
+		return nil, err
+	}
+	if err := os.WriteFile(s.config(), []byte(settings), 0o600); err != nil {
+		return nil, err
+	}
+	if s.log, err = os.Create(filepath.Join(dir, "log")); err != nil {
+		return nil, err
+	}
+	s.cmd = s.command("up", "SEKISHO_HTTP_ADDR=127.0.0.1:0", "SEKISHO_OPS_ADDR=127.0.0.1:0", "SEKISHO_SIM_ADDR=127.0.0.1:0", "SEKISHO_NATS_ADDR=127.0.0.1:0")
+	out, err := s.cmd.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	if err := s.cmd.Start(); err != nil {
+		s.cmd = nil
+		return nil, fmt.Errorf("start %s: %w", binary, err)
+	}
+	ready := make(chan struct{})
+	go func() {
+		said := bufio.NewReader(out)
+		if _, err := said.ReadString('\n'); err == nil { // the summary, which comes when all is ready
+			close(ready)
+		}
+		_, _ = io.Copy(io.Discard, said) // its end is the process's, which Wait reports
+		s.ended <- s.cmd.Wait()
+	}()
+	select {
+	case <-ready:
+	case err := <-s.ended:
+		s.ended <- err
+		return nil, fmt.Errorf("sekisho up ended: %w\n%s", err, s.tail())
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	case <-time.After(startWait):
+		return nil, fmt.Errorf("sekisho up is not ready after %s\n%s", startWait, s.tail())
+	}
+	return s, s.readAddresses()
+}
+
+func (s *System) config() string { return filepath.Join(s.Dir, "sekisho.yaml") }
+
+// command is the binary with this system's settings.
+func (s *System) command(arg string, env ...string) *exec.Cmd {
+	cmd := exec.Command(s.binary, strings.Fields(arg)...)
+	cmd.Env = append(os.Environ(), "SEKISHO_DATA_DIR="+s.Dir, "SEKISHO_CONFIG="+s.config(), "SEKISHO_CREDENTIALS_DIR=", "SEKISHO_ADMIN_TOKEN=",
+		"SEKISHO_NATS_URL=", "SEKISHO_POSTGRES_URL=")
+	cmd.Env = append(cmd.Env, env...)
+	cmd.Stderr = s.log
+	// Not in the terminal's process group: Ctrl-C is for the caller, who then stops it.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	return cmd
+}
+
+func (s *System) readAddresses() error {
+	data, err := os.ReadFile(filepath.Join(s.Dir, "addresses.json"))
+	if err != nil {
+		return err
+	}
+	var at struct{ HTTP, Ops, Sim, NATS, Postgres string }
+	if err := json.Unmarshal(data, &at); err != nil {
+		return fmt.Errorf("addresses.json: %w", err)
+	}
+	s.HTTP, s.Ops, s.Sim, s.NATS, s.Postgres = "http://"+at.HTTP, "http://"+at.Ops, "http://"+at.Sim, "nats://"+at.NATS, at.Postgres
+	token, err := os.ReadFile(filepath.Join(s.Dir, "admin-token"))
+	s.adminToken = strings.TrimSpace(string(token))
+	return err
+}
+
+// tail is the end of the log.
+func (s *System) tail() string {
+	data, err := os.ReadFile(s.log.Name())
+	if err != nil {
+		return err.Error()
+	}
+	return string(data[max(0, len(data)-4000):])
+}
+
+// Stop ends the system and removes its data.
+func (s *System) Stop() error {
+	var failed error
+	if s.cmd != nil {
+		failed = stop(s.cmd, s.ended)
+	}
+	if s.log != nil {
+		s.log.Close()
+	}
+	return errors.Join(failed, os.RemoveAll(s.Dir))
+}
+
+// stop asks a process to end, and makes it if it does not.
+func stop(cmd *exec.Cmd, ended <-chan error) error {
+	_ = cmd.Process.Signal(syscall.SIGTERM) // fails when it has ended
+	select {
+	case err := <-ended:
+		return err
+	case <-time.After(stopWait):
+		_ = cmd.Process.Kill()
+		<-ended
+		return fmt.Errorf("process %d did not end within %s", cmd.Process.Pid, stopWait)
+	}
+}
+
+// PID is the process in which everything but the database runs.
+func (s *System) PID() int { return s.cmd.Process.Pid }
+
+// Seed is the file with the nkey seed of a NATS user.
+func (s *System) Seed(user string) string {
+	return filepath.Join(s.Dir, "credentials", user+".nk")
+}
+
+// Dial connects a NATS user: viewer, operator.
+func (s *System) Dial(user string) (*nats.Conn, error) {
+	key, err := nats.NkeyOptionFromSeed(s.Seed(user))
+	if err != nil {
+		return nil, err
+	}
+	return nats.Connect(s.NATS, key, nats.Name("sekisho tools"), nats.CustomInboxPrefix("_INBOX_"+user))
+}
+
+// A User is an account with a password and a phone.
+type User struct{ Name, Password, Phone string }
+
+// AddUsers makes n accounts. Many, since those of one user wait for each other at its failure counter.
+func (s *System) AddUsers(ctx context.Context, n int) ([]User, error) {
+	users := make([]User, n)
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(16)
+	for i := range users {
+		users[i] = User{fmt.Sprintf("user%05d", i), "a long enough password", fmt.Sprintf("+81901%07d", i)}
+		group.Go(func() error { return s.addUser(ctx, users[i]) })
+	}
+	return users, group.Wait()
+}
+
+func (s *System) addUser(ctx context.Context, u User) error {
+	body, err := json.Marshal(map[string]string{"user": u.Name, "password": u.Password, "phone": u.Phone, "primary": "password"})
+	if err != nil {
+		return err
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, s.Ops+"/admin/v1/users", bytes.NewReader(body))
+	if err != nil {
+		return err
+	}
+	req.Header.Set("Content-Type", "application/json")
+	req.Header.Set("Authorization", "Bearer "+s.adminToken)
+	_, err = s.do(req, http.StatusCreated)
+	return err
+}
+
+// SetRisk makes the risk simulator say a verdict of a user: OK, REVIEW or NG.
+func (s *System) SetRisk(ctx context.Context, user, verdict string) error {
+	return s.put(ctx, s.Sim+"/sim/risk/users/"+user, map[string]string{"result": verdict})
+}
+
+// SetFault switches a fault of a simulated provider on: see the simulators' API.
+func (s *System) SetFault(ctx context.Context, provider string, fault map[string]any) error {
+	return s.put(ctx, s.Sim+"/sim/faults/"+provider, fault)
+}
+
+func (s *System) put(ctx context.Context, url string, value any) error {
+	body, err := json.Marshal(value)
+	if err != nil {
+		return err
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPut, url, bytes.NewReader(body))
+	if err != nil {
+		return err
+	}
+	req.Header.Set("Content-Type", "application/json")
+	_, err = s.do(req, http.StatusOK, http.StatusNoContent)
+	return err
+}
+
+// GetOps reads a path of the ops address.
+func (s *System) GetOps(ctx context.Context, path string) ([]byte, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.Ops+path, nil)
+	if err != nil {
+		return nil, err
+	}
+	return s.do(req, http.StatusOK)
+}
+
+func (s *System) do(req *http.Request, want ...int) ([]byte, error) {
+	res, err := s.http.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	defer res.Body.Close()
+	body, err := io.ReadAll(res.Body)
+	if err != nil {
+		return nil, err
+	}
+	for _, status := range want {
+		if res.StatusCode == status {
+			return body, nil
+		}
+	}
+	return nil, fmt.Errorf("%s %s: %s: %.200s", req.Method, req.URL.Path, res.Status, body)
+}
