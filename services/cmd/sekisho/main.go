@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
+	"runtime/debug"
 	"strings"
 	"syscall"
 
@@ -32,7 +33,14 @@ var version = "unknown"
 // errUsage is a command line that makes no sense.
 var errUsage = errors.New("usage")
 
+// garbage is how far the heap may grow beyond what lives, in percent. A worker keeps some ten megabytes alive, so memory
+// is cheap here, and collecting four times less often saves a tenth of the time of a login. GOGC overrules it.
+const garbage = 400
+
 func main() {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(garbage)
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // from now on a second Ctrl-C ends the process at once
 	err := command(ctx, os.Args[1:], os.Stdout)
