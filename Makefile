@@ -4,7 +4,7 @@ SHELL := bash
 .DEFAULT_GOAL := help
 .PHONY: help run build test bench bench-profile soak lint fmt fuzz vulnerabilities packages
 
-MODULES := ./events/... ./services/... ./tools/...
+MODULES := ./events/... ./schemas/... ./services/... ./tools/...
 BIN := $(CURDIR)/.bin
 TOOLS := $(BIN)/.tools
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)

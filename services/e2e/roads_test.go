@@ -202,6 +202,8 @@ func TestRoads(t *testing.T) {
 			t.Errorf("after unlock: %+v", l)
 		}
 	})
+
+	s.checkBus()
 }
 
 // A resend makes a new round. The old code is good until the new one is sent, and no attempt comes back.
@@ -230,6 +232,7 @@ func TestResend(t *testing.T) {
 	}
 	s.answer(l, second)
 	s.untilStatus(l, "granted")
+	s.checkBus()
 }
 
 // Nobody answers: the login expires at its deadline, and a code that comes later is of no use.
@@ -244,4 +247,5 @@ func TestExpires(t *testing.T) {
 	if status, _ := s.answer(l, code); status != http.StatusConflict {
 		t.Errorf("answer after the deadline: %d", status)
 	}
+	s.checkBus()
 }

@@ -411,5 +411,6 @@ func TestWaitingOutlastsReadTimeout(t *testing.T) {
 		if answer.Code != http.StatusCreated || answer.lifted != want {
 			t.Errorf("wait %s: %d, time-out lifted %v, want %v", wait, answer.Code, answer.lifted, want)
 		}
+		w.Await(t, reply{body: answer.Body.Bytes()}.view(t).login(), events.StepChallenged, 1) // by the other worker, whose connection ends with the test
 	}
 }

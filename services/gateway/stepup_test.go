@@ -123,6 +123,7 @@ func TestStepUpByPages(t *testing.T) {
 	w := newWorld(t)
 	browser := w.browser(w.gateway())
 	v := browser.post("/v1/logins", startBodyFor("0s")).status(t, http.StatusCreated).view(t)
+	w.nextRequest(t)
 	w.grant(v.login())
 	browser.get("/v1/logins/"+v.ID+"?after=1&wait=30s").status(t, http.StatusOK)
 	browser.get("/login?app=payroll").contains(t, `id="password"`) // two factors are enough: who comes here wants to be somebody else

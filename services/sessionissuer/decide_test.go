@@ -21,7 +21,7 @@ var (
 	name  = events.Login{Gateway: "web", ID: "0199a0b0-0000-7000-8000-000000000001"}
 )
 
-func load(t *testing.T, app string) *policy.Policy {
+func load(t testing.TB, app string) *policy.Policy {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "policy.yaml")
 	if err := os.WriteFile(path, []byte("apps:\n  demo: "+app+"\n"), 0o600); err != nil {

@@ -28,6 +28,7 @@ type operation struct {
 	ID, Method, Path     string
 	Summary, Description string
 	Secrets              []string // each of them lets a request in
+	Open                 bool     // so does none
 	Parameters           []field
 	Body                 []content
 	Answers              []answer
@@ -46,7 +47,7 @@ type content struct {
 	Media    string
 	Object   string // the name of the object that it is, or is a list of
 	Many     bool
-	Fields   []field // of an object without a name
+	Fields   []field // of the object
 	Examples []example
 }
 
@@ -95,7 +96,9 @@ func readOperation(doc, item, op document.Node) (o operation, err error) {
 		}
 	}
 	for _, choice := range op.Get("security").Each() {
+		none := true
 		for name := range choice.Each() {
+			none = false
 			scheme := doc.Get("components", "securitySchemes", name)
 			secret := "bearer token: " + scheme.Get("description").Text()
 			if cookie := scheme.Get("name").Text(); cookie != "" {
@@ -103,6 +106,7 @@ func readOperation(doc, item, op document.Node) (o operation, err error) {
 			}
 			o.Secrets = append(o.Secrets, secret)
 		}
+		o.Open = o.Open || none
 	}
 	if o.Body, err = readContent(op.Get("requestBody")); err != nil {
 		return o, err
@@ -137,12 +141,9 @@ func readField(name string, n document.Node) field {
 func readContent(n document.Node) (all []content, err error) {
 	for media, m := range n.Get("content").Each() {
 		schema := m.Get("schema")
-		c := content{Media: media, Object: objectName(schema)}
+		c := content{Media: media, Object: objectName(schema), Fields: fields(schema)}
 		if items := objectName(schema.Get("items")); items != "" {
 			c.Object, c.Many = items, true
-		}
-		if c.Object == "" {
-			c.Fields = fields(schema)
 		}
 		if c.Examples, err = readExamples(m); err != nil {
 			return nil, err

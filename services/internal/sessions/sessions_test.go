@@ -240,6 +240,11 @@ func TestReplace(t *testing.T) {
 	w.insert(issuer, replacing(plain.Login.ID), false) // there is no such session
 	w.insert(issuer, replacing(others.Login.ID), false)
 	w.insert(issuer, replacing(foreign.Login.ID), false)
+	other := w.session(alice) // in one statement with another gateway's
+	other.Login.Gateway = "example"
+	if there, err := issuer.insert(t.Context(), []Session{replacing(foreign.Login.ID), other}); err != nil || there[0] || !there[1] {
+		t.Errorf("insert = %v, %v", there, err)
+	}
 	w.insert(issuer, replacing(short.Login.ID), true)
 	w.add(time.Minute)
 	w.insert(issuer, replacing(short.Login.ID), false) // idle

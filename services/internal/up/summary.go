@@ -15,6 +15,7 @@ func (u *up) summary(password string) {
 	line("Sekisho is up. Ctrl-C stops it.")
 	line("")
 	line("  Demo app    http://%s/", a.HTTP)
+	line("  Documents   http://%s/docs               every operation and every event", a.HTTP)
 	line("  Phones      http://%s/sim/sms/messages   what the simulated phones received", a.Sim)
 	line("  Admin API   http://%s/admin/v1/users     bearer token in %s", a.Ops, u.adminTokenFrom())
 	line("  Operations  http://%s/readyz  and  /metrics", a.Ops)

@@ -31,7 +31,6 @@ type options struct {
 	after    int
 	only     *regexp.Regexp
 	profiles string
-	pipeline bool
 }
 
 func main() {
@@ -58,7 +57,7 @@ func main() {
 	defer stop()
 	err := func() (err error) {
 		if bareOnly {
-			return servePipeline(ctx)
+			return servePipeline()
 		}
 		if o.only, err = regexp.Compile(only); err != nil {
 			return err

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"os/signal"
 	"strings"
 	"syscall"
 
@@ -25,8 +26,10 @@ type pipeline struct {
 	driver *bare.Driver
 }
 
-// servePipeline is that process: it reads the plan from stdin and says its URL on stdout.
-func servePipeline(ctx context.Context) error {
+// servePipeline is that process until it is told to end: it reads the plan from stdin and says its URL on stdout.
+func servePipeline() error {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer stop()
 	var plan bare.Plan
 	if err := json.NewDecoder(os.Stdin).Decode(&plan); err != nil {
 		return err

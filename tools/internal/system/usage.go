@@ -105,7 +105,8 @@ func parseStat(text string) (stat, error) {
 	return stat{int(numbers[0]), int(numbers[1]), [4]int64(numbers[2:])}, nil
 }
 
-// Heap is what lives on the heap of the process after a garbage collection, in bytes: of the broker, and of all.
+// Heap is what lives on the heap of the process after a garbage collection, in bytes: of the broker, and of all. The buffers of
+// the broker's store are left out of both: they come and go in pieces of up to 8 MiB, whatever there is to keep.
 type Heap struct{ Broker, Process int64 }
 
 // Heap measures it, and needs the setting debug.profiles. The broker's share comes from the heap profile, which samples one
@@ -126,15 +127,20 @@ func (s *System) Heap(ctx context.Context) (Heap, error) {
 	if inUse < 0 {
 		return Heap{}, errors.New("heap profile without inuse_space")
 	}
-	var h Heap
+	metrics, err := s.Metrics(ctx)
+	if err != nil {
+		return Heap{}, err
+	}
+	h := Heap{Process: int64(metrics["go_memstats_heap_alloc_bytes"])}
 	for _, sample := range p.Sample {
-		if slices.ContainsFunc(sample.Location, ofBroker) {
+		switch {
+		case passes(sample, "github.com/nats-io/nats-server/v2/server.getMsgBlockBuf"):
+			h.Process -= sample.Value[inUse]
+		case passes(sample, "github.com/nats-io/nats-server/"):
 			h.Broker += sample.Value[inUse]
 		}
 	}
-	metrics, err := s.Metrics(ctx)
-	h.Process = int64(metrics["go_memstats_heap_alloc_bytes"])
-	return h, err
+	return h, nil
 }
 
 // Metrics are the values of /metrics that have no labels, by name.
@@ -156,8 +162,11 @@ func (s *System) Metrics(ctx context.Context) (map[string]float64, error) {
 	return metrics, nil
 }
 
-func ofBroker(l *profile.Location) bool {
-	return slices.ContainsFunc(l.Line, func(line profile.Line) bool {
-		return line.Function != nil && strings.HasPrefix(line.Function.Name, "github.com/nats-io/nats-server/")
+// passes tells whether a function whose name begins so is on the stack of a sample.
+func passes(s *profile.Sample, prefix string) bool {
+	return slices.ContainsFunc(s.Location, func(l *profile.Location) bool {
+		return slices.ContainsFunc(l.Line, func(line profile.Line) bool {
+			return line.Function != nil && strings.HasPrefix(line.Function.Name, prefix)
+		})
 	})
 }

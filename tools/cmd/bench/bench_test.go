@@ -1,0 +1,61 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/sekisho/sekisho/tools/internal/system/systemtest"
+)
+
+// TestMain lets the bench start itself as the bare pipeline.
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == "-pipeline" {
+		if err := servePipeline(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	os.Exit(m.Run())
+}
+
+func TestReport(t *testing.T) {
+	profiles := t.TempDir()
+	report, err := measure(t.Context(), options{binary: systemtest.Build(t), inFlight: 10, light: 0.3, phase: 500 * time.Millisecond,
+		users: 40, parked: 20, after: 200, profiles: profiles, only: regexp.MustCompile("OK bus|SMS http")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var lines []string
+	for _, l := range report.Lines {
+		lines = append(lines, strings.Join([]string{l.Road, l.Drive, l.Providers}, " "))
+		for what, f := range map[string]Figures{"saturated": l.Saturated, "light": l.Light, "bare": l.Bare} {
+			if f.Calls == 0 || f.Rate <= 0 || f.P50 <= 0 || f.P99 < f.P50 || f.CPU <= 0 || f.DriverCPU <= 0 {
+				t.Errorf("%s %s: %+v", l.Road, what, f)
+			}
+		}
+		if l.Ratio != l.Saturated.Rate/l.Bare.Rate {
+			t.Errorf("%s: ratio %v", l.Road, l.Ratio)
+		}
+	}
+	want := []string{"password/OK bus in process", "password/REVIEW/SMS http in process",
+		"password/OK bus in process", "password/REVIEW/SMS http in process", "password/OK bus simulated"}
+	if strings.Join(lines, "\n") != strings.Join(want, "\n") || report.Lines[2].Before < 200 {
+		t.Errorf("lines %q, again after %d", lines, report.Lines[2].Before)
+	}
+	var text strings.Builder
+	if err := report.print(&text); err != nil {
+		t.Fatal(err)
+	}
+	if n := len(regexp.MustCompile(`(?m)ratio \d+\.\d\d$`).FindAllString(text.String(), -1)); n != len(want) {
+		t.Errorf("%d lines end in a ratio:\n%s", n, text.String())
+	}
+	if written, err := filepath.Glob(filepath.Join(profiles, "*.pb.gz")); err != nil || len(written) != 6 {
+		t.Errorf("profiles %q, %v", written, err)
+	}
+}
