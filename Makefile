@@ -84,10 +84,13 @@ packages:
 	@$(call need,chromium chromium-browser google-chrome,chromium fonts-noto-cjk)
 	@$(call need,node,nodejs)
 	@$(call need,npm,npm)
+	@$(call need,nginx,nginx)
+	@$(call need,caddy,caddy)
+	@$(call need,haproxy,haproxy)
 
 # need,<programs of which one is needed>,<packages>: installs the packages where that is possible, else says what is missing.
 define need
-have() { for p in $(1); do command -v $$p >/dev/null || compgen -G "/usr/lib/postgresql/*/bin/$$p" >/dev/null && return; done; false; }; \
+have() { for p in $(1); do PATH=$$PATH:/usr/sbin command -v $$p >/dev/null || compgen -G "/usr/lib/postgresql/*/bin/$$p" >/dev/null && return; done; false; }; \
 	have && exit 0; \
 	sudo=$$([ $$(id -u) = 0 ] || echo sudo); \
 	if command -v apt-get >/dev/null && { [ -z "$$sudo" ] || command -v sudo >/dev/null; }; then \

@@ -9,6 +9,8 @@ import (
 
 	"github.com/chromedp/cdproto/emulation"
 	"github.com/chromedp/chromedp"
+
+	"github.com/sekisho/sekisho/services/internal/testenv"
 )
 
 // A page is one window of a Chromium, as small as a phone's.
@@ -19,18 +21,8 @@ type page struct {
 
 func openPage(t *testing.T, language string, scripts bool) *page {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 2*patience)
-	t.Cleanup(cancel)
-	ctx, cancel = chromedp.NewExecAllocator(ctx, append(chromedp.DefaultExecAllocatorOptions[:],
-		chromedp.NoSandbox, chromedp.DisableGPU, // tests may run as root, for which Chromium has no sandbox
-		chromedp.Flag("disable-quic", true), chromedp.Flag("lang", language), chromedp.Flag("accept-lang", language),
-		chromedp.WindowSize(390, 844))...)
-	t.Cleanup(cancel)
-	ctx, cancel = chromedp.NewContext(ctx)
-	t.Cleanup(cancel)
-	p := &page{t, ctx}
-	p.do("start", chromedp.Navigate("about:blank"))
-	_, err := chromedp.Call(ctx, emulation.SetScriptExecutionDisabled, emulation.SetScriptExecutionDisabledParams{Value: !scripts})
+	p := &page{t, testenv.Chromium(t, language)}
+	_, err := chromedp.Call(p.ctx, emulation.SetScriptExecutionDisabled, emulation.SetScriptExecutionDisabledParams{Value: !scripts})
 	must(t, err)
 	return p
 }

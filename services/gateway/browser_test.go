@@ -4,7 +4,6 @@ import (
 	"context"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/chromedp/chromedp"
 
@@ -17,13 +16,7 @@ import (
 func TestLoginWithABrowser(t *testing.T) {
 	w := newWorld(t)
 	base := w.gateway()
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
-	t.Cleanup(cancel)
-	ctx, cancel = chromedp.NewExecAllocator(ctx, append(chromedp.DefaultExecAllocatorOptions[:],
-		chromedp.NoSandbox, chromedp.DisableGPU, chromedp.Flag("disable-quic", true), chromedp.Flag("lang", "en"))...)
-	t.Cleanup(cancel)
-	ctx, cancel = chromedp.NewContext(ctx)
-	t.Cleanup(cancel) // before the gateway ends, which waits for the streams that the browser holds open
+	ctx := testenv.Chromium(t, "en") // ends before the gateway, which waits for the streams that the browser holds open
 
 	w.onRequested(func(login events.Login) { challenge(t, w.Broker, login, 1) })
 	opener := w.Opener(t, "otpvalidator")

@@ -1,7 +1,7 @@
 // Package sessionissuer is the worker that decides what comes next in every login, and issues the session.
 //
 //	consumes   assessed, refused, verified, rejected, undelivered, chosen, cancelled, lapsed, timer
-//	publishes  wanted, closed
+//	publishes  wanted, closed; session.revoked of a session that was stepped up from
 //	owns       policy, the decision, session rows
 //
 // [Decide] is the decision; the rest of the package brings it the history and stores what it says.

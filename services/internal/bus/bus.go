@@ -115,10 +115,12 @@ func loopback(address string) bool {
 // Conn is the connection, for what is not events of logins.
 func (b *Bus) Conn() *nats.Conn { return b.nc }
 
-// Close flushes what was published and closes the connection.
+// Close flushes what was published and closes the connection. While the bus is away there is nobody to flush to.
 func (b *Bus) Close() {
-	ctx, cancel := context.WithTimeout(context.Background(), publishWait)
-	defer cancel()
-	_ = b.nc.FlushWithContext(ctx) // best effort: nothing that anybody waits for is left
+	if b.nc.IsConnected() {
+		ctx, cancel := context.WithTimeout(context.Background(), publishWait)
+		defer cancel()
+		_ = b.nc.FlushWithContext(ctx) // best effort: nothing that anybody waits for is left
+	}
 	b.nc.Close()
 }
