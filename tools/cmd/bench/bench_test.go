@@ -12,16 +12,16 @@ import (
 	"github.com/sekisho/sekisho/tools/internal/system/systemtest"
 )
 
-// TestMain lets the bench start itself as the bare pipeline.
+// TestMain lets the bench start itself as its other processes.
 func TestMain(m *testing.M) {
-	if len(os.Args) > 1 && os.Args[1] == "-pipeline" {
-		if err := servePipeline(); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
-		}
-		return
+	serve := map[string]func() error{"-pipeline": servePipeline, "-empty": serveEmpty}[os.Args[len(os.Args)-1]]
+	if serve == nil {
+		os.Exit(m.Run())
 	}
-	os.Exit(m.Run())
+	if err := serve(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
 }
 
 func TestReport(t *testing.T) {
@@ -57,5 +57,18 @@ func TestReport(t *testing.T) {
 	}
 	if written, err := filepath.Glob(filepath.Join(profiles, "*.pb.gz")); err != nil || len(written) != 6 {
 		t.Errorf("profiles %q, %v", written, err)
+	}
+}
+
+func TestExtra(t *testing.T) {
+	x, err := measureExtra(t.Context(), options{binary: systemtest.Build(t), inFlight: 10, phase: 300 * time.Millisecond, users: 40, backlog: 40})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if x.Check.Rate <= 0 || x.Empty.Rate <= 0 || x.CheckRatio != x.Check.Rate/x.Empty.Rate || x.Messages <= 0 || x.Lapsed <= 0 || x.LapsedCost <= 0 {
+		t.Errorf("%+v", x)
+	}
+	if x.Messages > 200 { // on whatever machine: each of the 40 takes 200 ms
+		t.Errorf("%.0f messages a second", x.Messages)
 	}
 }

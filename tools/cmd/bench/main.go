@@ -29,13 +29,14 @@ type options struct {
 	users    int
 	parked   int
 	after    int
+	backlog  int
 	only     *regexp.Regexp
 	profiles string
 }
 
 func main() {
 	var o options
-	var asJSON, long, bareOnly bool
+	var asJSON, long, extra, bareOnly, emptyOnly bool
 	var only string
 	flag.StringVar(&o.binary, "sekisho", ".bin/sekisho", "the `program` to measure")
 	flag.IntVar(&o.inFlight, "inflight", 200, "logins in flight at saturation")
@@ -48,6 +49,9 @@ func main() {
 	flag.StringVar(&only, "only", "", "only the lines that match, such as 'OK bus' (regular `expression`)")
 	flag.StringVar(&o.profiles, "profiles", "", "write CPU and allocation profiles of the saturated system into a `folder`")
 	flag.BoolVar(&asJSON, "json", false, "for machines")
+	flag.BoolVar(&extra, "extra", false, "measure /auth/check and smsdispatcher too")
+	flag.IntVar(&o.backlog, "backlog", 2000, "with -extra: logins that wait for smsdispatcher")
+	flag.BoolVar(&emptyOnly, "empty", false, "be an HTTP server that does nothing; the bench starts itself so")
 	flag.BoolVar(&bareOnly, "pipeline", false, "be the bare pipeline of the plan on stdin; the bench starts itself so")
 	flag.Parse()
 	if long && o.after == 0 {
@@ -59,12 +63,20 @@ func main() {
 		if bareOnly {
 			return servePipeline()
 		}
+		if emptyOnly {
+			return serveEmpty()
+		}
 		if o.only, err = regexp.Compile(only); err != nil {
 			return err
 		}
 		report, err := measure(ctx, o)
 		if err != nil {
 			return err
+		}
+		if extra {
+			if report.Extra, err = measureExtra(ctx, o); err != nil {
+				return err
+			}
 		}
 		if asJSON {
 			out := json.NewEncoder(os.Stdout)

@@ -14,6 +14,7 @@ type Report struct {
 	InFlight   int     `json:"in_flight"`
 	Light      float64 `json:"light"` // share of the saturated rate
 	Lines      []*Line `json:"lines"`
+	Extra      *Extra  `json:"extra,omitempty"`
 }
 
 // Line is one road over one way in.
@@ -66,7 +67,13 @@ func (r *Report) print(out io.Writer) error {
 			decimal(l.Light.P50), decimal(l.Light.P99), fmt.Sprintf("%.2f", l.Light.CPU),
 			broker, process, fmt.Sprintf("%.0f", l.Bare.Rate), fmt.Sprintf("ratio %.2f", l.Ratio))
 	}
-	return w.Flush()
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	if r.Extra != nil {
+		r.Extra.print(out)
+	}
+	return nil
 }
 
 func decimal(f float64) string { return fmt.Sprintf("%.1f", f) }

@@ -51,115 +51,140 @@ type site struct {
 	options
 	kind
 	*system.System
-	viewer *nats.Conn
-	limits *pipelines
-	users  []system.User
-	done   int // logins so far
+	operator *nats.Conn
+	bus      *roads.Bus
+	web      *roads.HTTP
+	users    []system.User
+	done     int // logins so far
 }
 
 // A line is one line of the report before it is measured.
 type line struct {
-	road    roads.Road
-	drive   string
-	through roads.Driver
+	road  roads.Road
+	drive string // bus or http
 }
 
 func (k kind) title(road roads.Road, drive string) string {
 	return strings.Join([]string{road.Name, drive, k.name}, " ")
 }
 
+// with starts a system, hands it over, and stops it.
+func (k kind) with(ctx context.Context, o options, do func(*site) error) (err error) {
+	policy, err := roads.WritePolicy()
+	if err != nil {
+		return err
+	}
+	defer os.Remove(policy)
+	s := &site{options: o, kind: k}
+	if s.System, err = system.Start(ctx, o.binary, fmt.Sprintf(k.settings, policy)); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.Stop()) }()
+	if s.users, err = s.AddUsers(ctx, o.users); err != nil {
+		return err
+	}
+	if s.operator, err = s.Dial("operator"); err != nil {
+		return err
+	}
+	defer s.operator.Close()
+	if s.bus, err = roads.DialBus(ctx, s.System); err != nil {
+		return err
+	}
+	defer s.bus.Close()
+	if s.web, err = roads.NewHTTP(s.System, max(o.inFlight, o.parked)); err != nil {
+		return err
+	}
+	defer s.web.Close()
+	return do(s)
+}
+
 // measure starts a system and measures every road on it that is asked for.
-func (k kind) measure(ctx context.Context, o options, limits *pipelines) (_ []*Line, err error) {
+func (k kind) measure(ctx context.Context, o options, limits *pipelines) (lines []*Line, err error) {
 	var wanted []line
 	for _, drive := range k.drives {
 		for _, road := range []roads.Road{roads.Password, roads.Code} {
 			if o.only.MatchString(k.title(road, drive)) {
-				wanted = append(wanted, line{road: road, drive: drive})
+				wanted = append(wanted, line{road, drive})
 			}
 		}
 	}
 	if len(wanted) == 0 {
 		return nil, nil
 	}
-	policy, err := roads.WritePolicy()
-	if err != nil {
-		return nil, err
-	}
-	defer os.Remove(policy)
-	s := &site{options: o, kind: k, limits: limits}
-	if s.System, err = system.Start(ctx, o.binary, fmt.Sprintf(k.settings, policy)); err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, s.Stop()) }()
-	if s.users, err = s.AddUsers(ctx, o.users); err != nil {
-		return nil, err
-	}
-	if s.viewer, err = s.Dial("operator"); err != nil {
-		return nil, err
-	}
-	defer s.viewer.Close()
-	bus, err := roads.DialBus(ctx, s.System)
-	if err != nil {
-		return nil, err
-	}
-	defer bus.Close()
-	web, err := roads.NewHTTP(s.System, max(o.inFlight, o.parked))
-	if err != nil {
-		return nil, err
-	}
-	defer web.Close()
+	err = k.with(ctx, o, func(s *site) error {
+		for _, l := range wanted {
+			if limits.of[l.road.Name] == nil {
+				plan, err := s.plan(ctx, l.road)
+				if err != nil {
+					return err
+				}
+				if err := limits.start(ctx, l.road.Name, plan); err != nil {
+					return err
+				}
+			}
+		}
+		if lines, err = s.lines(ctx, wanted, limits); err != nil || o.after == 0 || k.simulate {
+			return err
+		}
+		if err := s.fill(ctx, o.after); err != nil {
+			return err
+		}
+		again, err := s.lines(ctx, wanted, limits)
+		lines = append(lines, again...)
+		return err
+	})
+	return lines, err
+}
 
+// fill brings the system to a number of logins, by the shortest road.
+func (s *site) fill(ctx context.Context, after int) error {
+	rest := after - s.done
+	if rest <= 0 {
+		return nil
+	}
+	fmt.Fprintf(os.Stderr, "%d more logins\n", rest)
+	r, err := load.Flood(ctx, s.inFlight, rest, s.call(line{roads.Password, "bus"}))
+	s.done += r.Calls
+	return err
+}
+
+func (s *site) lines(ctx context.Context, wanted []line, limits *pipelines) ([]*Line, error) {
 	var lines []*Line
 	for _, l := range wanted {
-		if l.through = bus; l.drive == "http" {
-			l.through = web
-		}
-		if limits.of[l.road.Name] == nil {
-			plan, err := s.plan(ctx, bus, l.road)
-			if err != nil {
-				return nil, err
-			}
-			if err := limits.start(ctx, l.road.Name, plan); err != nil {
-				return nil, err
-			}
-		}
-		measured, err := s.line(ctx, l)
+		measured, err := s.line(ctx, l, limits.of[l.road.Name])
 		if err != nil {
-			return nil, fmt.Errorf("%s: %w", k.title(l.road, l.drive), err)
+			return nil, fmt.Errorf("%s: %w", s.title(l.road, l.drive), err)
 		}
 		lines = append(lines, measured)
-	}
-	if o.after > 0 && !k.simulate {
-		again, err := s.again(ctx, wanted, bus, web)
-		if err != nil {
-			return nil, err
-		}
-		lines = append(lines, again...)
 	}
 	return lines, nil
 }
 
 // plan lets one login pass and takes it as the template of the bare pipeline.
-func (s *site) plan(ctx context.Context, bus *roads.Bus, road roads.Road) (*bare.Plan, error) {
-	login, err := bus.Walk(ctx, road, s.users[0])
+func (s *site) plan(ctx context.Context, road roads.Road) (*bare.Plan, error) {
+	login, err := s.bus.Walk(ctx, road, s.users[0])
 	if err != nil {
 		return nil, err
 	}
-	return bare.ReadPlan(ctx, s.viewer, login)
+	return bare.ReadPlan(ctx, s.operator, login)
 }
 
 // call is one login of the next user.
-func (l line) call(s *site) load.Call {
-	return func(ctx context.Context, n int) error { return l.through.Login(ctx, l.road, s.users[n%len(s.users)]) }
+func (s *site) call(l line) load.Call {
+	var driver roads.Driver = s.bus
+	if l.drive == "http" {
+		driver = s.web
+	}
+	return func(ctx context.Context, n int) error { return driver.Login(ctx, l.road, s.users[n%len(s.users)]) }
 }
 
 // line measures one road.
-func (s *site) line(ctx context.Context, l line) (*Line, error) {
+func (s *site) line(ctx context.Context, l line, limit *pipeline) (*Line, error) {
 	fmt.Fprintf(os.Stderr, "measuring %s after %d logins\n", s.title(l.road, l.drive), s.done)
 	result := &Line{Road: l.road.Name, Drive: l.drive, Providers: s.name, Before: s.done}
-	call := l.call(s)
+	call := s.call(l)
 	var err error
-	if result.Bare, err = s.limits.of[l.road.Name].measure(ctx, s.options); err != nil { // right before: a machine's speed changes
+	if result.Bare, err = limit.measure(ctx, s.options); err != nil { // right before: a machine's speed changes
 		return nil, err
 	}
 	if result.Saturated, err = s.figures(ctx, func() (load.Result, error) {
@@ -209,7 +234,7 @@ func (s *site) figures(ctx context.Context, run func() (load.Result, error)) (Fi
 func (s *site) quiet(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, quietWait)
 	defer cancel()
-	return system.AwaitQuiet(ctx, s.viewer)
+	return system.AwaitQuiet(ctx, s.operator)
 }
 
 // A meter counts processor time of a process with its descendants, and of this one.
@@ -251,7 +276,7 @@ func ownCPU() time.Duration {
 func (s *site) memory(ctx context.Context, l line) (Memory, error) {
 	ctx, cancel := context.WithTimeout(ctx, quietWait)
 	defer cancel()
-	js, err := jetstream.New(s.viewer)
+	js, err := jetstream.New(s.operator)
 	if err != nil {
 		return Memory{}, err
 	}
@@ -267,11 +292,11 @@ func (s *site) memory(ctx context.Context, l line) (Memory, error) {
 	}
 	var flying sync.WaitGroup
 	var failed error
-	flying.Go(func() { _, failed = load.Flood(ctx, s.parked, s.parked, l.call(s)) })
-	err = awaitBacklog(ctx, js, l.road.Last, s.parked)
+	flying.Go(func() { _, failed = load.Flood(ctx, s.parked, s.parked, s.call(l)) })
+	err = await(ctx, js, l.road.Last, waiting(s.parked))
 	held, heapErr := s.Heap(ctx)
 	_, resumeErr := js.ResumeConsumer(ctx, "LOGIN", l.road.Last)
-	wakeErr := l.call(s)(ctx, 0) // the broker goes on with the next event only
+	wakeErr := s.call(l)(ctx, 0) // the broker goes on with the next event only
 	flying.Wait()
 	if err := errors.Join(err, heapErr, resumeErr, wakeErr, failed); err != nil {
 		return Memory{}, err
@@ -281,8 +306,8 @@ func (s *site) memory(ctx context.Context, l line) (Memory, error) {
 	return Memory{Broker: each(before.Broker, held.Broker), Process: each(before.Process, held.Process)}, nil
 }
 
-// awaitBacklog waits until a paused consumer has so many events to deliver.
-func awaitBacklog(ctx context.Context, js jetstream.JetStream, name string, n int) error {
+// await waits for a state of one of LOGIN's consumers.
+func await(ctx context.Context, js jetstream.JetStream, name string, ok func(*jetstream.ConsumerInfo) bool) error {
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for {
@@ -290,7 +315,7 @@ func awaitBacklog(ctx context.Context, js jetstream.JetStream, name string, n in
 		if err != nil {
 			return err
 		}
-		if consumer.CachedInfo().NumPending >= uint64(n) {
+		if ok(consumer.CachedInfo()) {
 			return nil
 		}
 		select {
@@ -301,30 +326,13 @@ func awaitBacklog(ctx context.Context, js jetstream.JetStream, name string, n in
 	}
 }
 
-// again brings the system to the number of logins of the option, by the first road over the bus, and measures the lines once more.
-func (s *site) again(ctx context.Context, wanted []line, bus, web roads.Driver) ([]*Line, error) {
-	fill := line{road: roads.Password, through: bus}
-	if rest := s.after - s.done; rest > 0 {
-		fmt.Fprintf(os.Stderr, "%d more logins\n", rest)
-		r, err := load.Flood(ctx, s.inFlight, rest, fill.call(s))
-		if err != nil {
-			return nil, err
-		}
-		s.done += r.Calls
-	}
-	var lines []*Line
-	for _, l := range wanted {
-		if l.through = bus; l.drive == "http" {
-			l.through = web
-		}
-		measured, err := s.line(ctx, l)
-		if err != nil {
-			return nil, err
-		}
-		lines = append(lines, measured)
-	}
-	return lines, nil
+// waiting says that a consumer has so many events to deliver.
+func waiting(n int) func(*jetstream.ConsumerInfo) bool {
+	return func(info *jetstream.ConsumerInfo) bool { return info.NumPending >= uint64(n) }
 }
+
+// idle says that a consumer has nothing left.
+func idle(info *jetstream.ConsumerInfo) bool { return info.NumPending == 0 && info.NumAckPending == 0 }
 
 // profile begins to profile the system for the length of a measurement, if that is asked for. stop waits for the profiles.
 func (s *site) profile(ctx context.Context, l line) (stop func() error) {

@@ -12,7 +12,8 @@ import (
 const (
 	perEvent = 400       // bytes of heap for an event that LOGIN still has: its subject in the broker's index, and its place
 	heapGap  = 16 << 20  // bytes of heap: buffers and caches that come and go
-	rssGap   = 128 << 20 // bytes of resident memory: the collector lets the heap double before it collects
+	garbage  = 5         // times the heap that lives: the most that is resident before the collector runs
+	rssGap   = 256 << 20 // bytes of resident memory beside that
 	routines = 250       // goroutines, and
 	files    = 100       // descriptors: pools of connections fill as bursts come
 	slower   = 2.0       // times the latency of the early part: this machine may be somebody else's too
@@ -29,11 +30,14 @@ func (w *watch) judge(out io.Writer) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	n := len(w.samples)
+	for n > 0 && w.samples[n-1].P50 == 0 {
+		n-- // taken while the last who had walked away were waited for
+	}
 	if n < 10 {
 		return fmt.Errorf("%d samples say nothing: let it last longer", n)
 	}
-	early, late := summarize(w.samples[n/10:n/10+n/5]), summarize(w.samples[n-n/5:])
-	last := w.samples[n-1]
+	early, late := summarize(w.samples[n/10:n/10+n/5]), summarize(w.samples[n-n/5:n])
+	last := w.samples[len(w.samples)-1]
 	fmt.Fprintf(out, "%d logins ended as they should, %d restarts of workers\n", last.Logins, len(w.restarts))
 	var grown []error
 	compare := func(what, unit string, from, to, most float64) {
@@ -47,7 +51,7 @@ func (w *watch) judge(out io.Writer) error {
 	const mib = 1 << 20
 	kept := (late.stored - early.stored) * perEvent
 	compare("heap", "MiB", early.heap/mib, late.heap/mib, (early.heap+kept+heapGap)/mib)
-	compare("resident memory", "MiB", early.rss/mib, late.rss/mib, (early.rss+2*kept+rssGap)/mib)
+	compare("resident memory", "MiB", early.rss/mib, late.rss/mib, (early.rss+garbage*kept+rssGap)/mib)
 	compare("goroutines", "", early.goroutines, late.goroutines, early.goroutines+routines)
 	compare("descriptors", "", early.files, late.files, early.files+files)
 	compare("p50", "ms", 1000*early.p50, 1000*late.p50, 1000*(slower*early.p50+instant))

@@ -46,7 +46,7 @@ func TestJudge(t *testing.T) {
 		{"events that LOGIN keeps", func(i int, s *sample) { s.Stored += uint64(3000 * i); s.Heap += 3000 * 150 * float64(i) }, ""},
 		{"a table that grows with logins", func(i int, s *sample) { s.Tables["audit.events"] = float64(i) * (1 << 20) }, ""},
 		{"heap", func(i int, s *sample) { s.Heap += float64(i) * (1 << 20) }, "heap"},
-		{"resident memory", func(i int, s *sample) { s.RSS += float64(i) * (4 << 20) }, "resident memory"},
+		{"resident memory", func(i int, s *sample) { s.RSS += float64(i) * (8 << 20) }, "resident memory"},
 		{"goroutines", func(i int, s *sample) { s.Goroutines += float64(10 * i) }, "goroutines"},
 		{"descriptors", func(i int, s *sample) { s.Files += float64(2 * i) }, "descriptors"},
 		{"latency", func(i int, s *sample) { s.P50 += time.Duration(i) * time.Millisecond }, "p50"},
