@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"strings"
 	"sync"
@@ -283,7 +284,7 @@ func TestLostAck(t *testing.T) {
 	}
 }
 
-// cuttingDialer cuts the connection right after something was written, so that the answer is lost.
+// cuttingDialer cuts a connection when a word is written to it: the broker gets what was written, and the answer is lost.
 type cuttingDialer struct {
 	mu   sync.Mutex
 	word string
@@ -294,22 +295,34 @@ func (d *cuttingDialer) cutAfter(word string) { d.mu.Lock(); d.word = word; d.mu
 
 func (d *cuttingDialer) Dial(network, address string) (net.Conn, error) {
 	conn, err := net.Dial(network, address)
-	return &cutConn{conn, d}, err
+	return &cutConn{Conn: conn, d: d}, err
 }
 
 type cutConn struct {
 	net.Conn
-	d *cuttingDialer
+	d    *cuttingDialer
+	deaf atomic.Bool
 }
 
 func (c *cutConn) Write(p []byte) (int, error) {
-	n, err := c.Conn.Write(p)
 	c.d.mu.Lock()
-	defer c.d.mu.Unlock()
 	if c.d.word != "" && bytes.Contains(p, []byte(c.d.word)) {
 		c.d.word = ""
 		c.d.cuts.Add(1)
+		c.deaf.Store(true) // before the write, since the answer may be quick
+	}
+	c.d.mu.Unlock()
+	n, err := c.Conn.Write(p)
+	if c.deaf.Load() {
 		_ = c.Conn.(*net.TCPConn).CloseRead()
+	}
+	return n, err
+}
+
+func (c *cutConn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	if c.deaf.Load() {
+		return 0, io.EOF
 	}
 	return n, err
 }
@@ -377,6 +390,37 @@ func TestDrain(t *testing.T) {
 	broker.Await(t, running.Login, events.StepUndelivered, 1)
 	if logged.Len() > 0 {
 		t.Errorf("logged: %s", logged.String())
+	}
+}
+
+// A handler that takes its time tells the broker that it is alive, so that nobody else is given the event.
+func TestHeartbeat(t *testing.T) {
+	broker := testenv.NATS(t)
+	beats, err := broker.Dial(t, bus.UserSetup).SubscribeSync("$JS.ACK.LOGIN.smsdispatcher-wanted.>")
+	if err != nil {
+		t.Fatal(err)
+	}
+	finish := make(chan struct{})
+	var runs atomic.Int32
+	testenv.Start(t, broker.Bus(t, "smsdispatcher"), bus.On(func(_ context.Context, e *events.Event, _ *events.Wanted) ([]*events.Event, error) {
+		runs.Add(1)
+		<-finish
+		return undelivered(e), nil
+	}))
+	in := wanted(t, soon())
+	broker.Publish(t, in)
+	for beat := range 2 { // more than one, so that it goes on
+		if msg, err := beats.NextMsg(20 * time.Second); err != nil || string(msg.Data) != "+WPI" {
+			t.Fatalf("heartbeat %d: %v, %v", beat, msg, err)
+		}
+	}
+	close(finish)
+	broker.Await(t, in.Login, events.StepUndelivered, 1)
+	if msg, err := beats.NextMsg(10 * time.Second); err != nil || string(msg.Data) != "+ACK" {
+		t.Errorf("after the handler: %v, %v", msg, err)
+	}
+	if runs.Load() != 1 {
+		t.Errorf("handled %d times", runs.Load())
 	}
 }
 
