@@ -27,10 +27,8 @@ build: ## build the command into .bin/
 	go build -buildvcs=false -ldflags '-X main.version=$(VERSION)' -o $(BIN)/ ./services/cmd/sekisho
 
 test: packages lint vulnerabilities ## check the code and run all tests: unit, real NATS, real PostgreSQL, browser
-	@# What fails is tried once more, and stays in the summary: a shared machine may starve a browser, a broken test fails again.
-	@$(BIN)/gotestsum --format pkgname-and-test-fails --hide-summary skipped --jsonfile $(BIN)/test.json \
-		--rerun-fails=1 --rerun-fails-max-failures=3 --packages '$(MODULES)' -- \
-		-race -count=1 -shuffle=on -timeout 15m -p $(PARALLEL)
+	@$(BIN)/gotestsum --format pkgname-and-test-fails --hide-summary skipped --jsonfile $(BIN)/test.json -- \
+		-race -count=1 -shuffle=on -timeout 15m -p $(PARALLEL) $(MODULES)
 	@! grep '"Action":"skip".*"Test":' $(BIN)/test.json
 
 bench: build ## the performance report: logins a second, latency and cost, beside the broker's own limit (BENCH=flags)
