@@ -55,7 +55,7 @@ func TestReport(t *testing.T) {
 	if n := len(regexp.MustCompile(`(?m)ratio \d+\.\d\d$`).FindAllString(text.String(), -1)); n != len(want) {
 		t.Errorf("%d lines end in a ratio:\n%s", n, text.String())
 	}
-	if written, err := filepath.Glob(filepath.Join(profiles, "*.pb.gz")); err != nil || len(written) != 6 {
+	if written, err := filepath.Glob(filepath.Join(profiles, "*.pb.gz")); err != nil || len(written) != 12 {
 		t.Errorf("profiles %q, %v", written, err)
 	}
 }

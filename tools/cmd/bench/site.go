@@ -188,7 +188,7 @@ func (s *site) line(ctx context.Context, l line, limit *pipeline) (*Line, error)
 		return nil, err
 	}
 	if result.Saturated, err = s.figures(ctx, func() (load.Result, error) {
-		stop := s.profile(ctx, l)
+		stop := s.profile(ctx, l, "", lead+s.phase)
 		r, err := load.Saturate(ctx, s.inFlight, lead, s.phase, call)
 		return r, errors.Join(err, stop())
 	}); err != nil {
@@ -196,7 +196,9 @@ func (s *site) line(ctx context.Context, l line, limit *pipeline) (*Line, error)
 	}
 	result.Ratio = result.Saturated.Rate / result.Bare.Rate
 	if result.Light, err = s.figures(ctx, func() (load.Result, error) {
-		return load.Pace(ctx, s.light*result.Saturated.Rate, s.phase, call)
+		stop := s.profile(ctx, l, "-light", s.phase)
+		r, err := load.Pace(ctx, s.light*result.Saturated.Rate, s.phase, call)
+		return r, errors.Join(err, stop())
 	}); err != nil {
 		return nil, err
 	}
@@ -335,12 +337,12 @@ func waiting(n int) func(*jetstream.ConsumerInfo) bool {
 func idle(info *jetstream.ConsumerInfo) bool { return info.NumPending == 0 && info.NumAckPending == 0 }
 
 // profile begins to profile the system for the length of a measurement, if that is asked for. stop waits for the profiles.
-func (s *site) profile(ctx context.Context, l line) (stop func() error) {
+func (s *site) profile(ctx context.Context, l line, variant string, length time.Duration) (stop func() error) {
 	if s.profiles == "" {
 		return func() error { return nil }
 	}
-	name := strings.NewReplacer("/", "-", " ", "-").Replace(strings.ToLower(s.title(l.road, l.drive)))
-	seconds := int((lead + s.phase).Seconds())
+	name := strings.NewReplacer("/", "-", " ", "-").Replace(strings.ToLower(s.title(l.road, l.drive))) + variant
+	seconds := max(1, int(length.Seconds()))
 	var running sync.WaitGroup
 	var errs [2]error
 	for i, p := range []struct{ path, suffix string }{{"profile", "cpu"}, {"allocs", "allocs"}} {
