@@ -51,8 +51,8 @@ func hot(tb testing.TB) []measured {
 	}
 	sealed := seal(tb)
 	return []measured{
-		{"write", 48, func(tb testing.TB) { written(tb, assessed) }},
-		{"read", 44, func(tb testing.TB) {
+		{"write", 27, func(tb testing.TB) { written(tb, assessed) }},
+		{"read", 21, func(tb testing.TB) {
 			if _, err := events.Read(binary.Subject, binary.Header, binary.Data); err != nil {
 				tb.Fatal(err)
 			}

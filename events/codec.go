@@ -58,41 +58,62 @@ func EventType(step Step) string { return "sekisho.login." + string(step) + ".v1
 
 // CloudEvent is the event in the SDK's form.
 func (e *Event) CloudEvent() (cloudevents.Event, error) {
-	if err := e.check(); err != nil {
+	data, err := e.encode()
+	if err != nil {
 		return cloudevents.Event{}, err
 	}
-	data, err := json.Marshal(e.Data)
-	if err != nil {
-		return cloudevents.Event{}, fmt.Errorf("events: encode %s: %w", e.ID(), err)
-	}
-	if len(data) > MaxData {
-		return cloudevents.Event{}, fmt.Errorf("events: encode %s: %w: %d bytes of data, at most %d", e.ID(), ErrInvalid, len(data), MaxData)
-	}
-	subject, contentType := e.Login.String(), cloudevents.ApplicationJSON
-	ctx := &cloudevents.EventContextV1{
-		ID: e.ID(), Source: types.URIRef{URL: url.URL{Path: e.By}}, Type: EventType(e.Step), Subject: &subject,
-		DataContentType: &contentType, Time: &types.Timestamp{Time: e.Time},
-	}
-	extensions := make(map[string]any, 4)
-	for name, value := range map[string]string{"causationid": e.Cause, "traceparent": e.Trace, "nonce": e.Nonce} {
-		if value != "" {
-			extensions[name] = value
+	ce := cloudevents.Event{Context: &cloudevents.EventContextV1{}, DataEncoded: data}
+	e.attributes(func(name, value string) {
+		if name != "specversion" && value != "" { // the context has its own
+			err = errors.Join(err, setAttribute(ce.Context.(*cloudevents.EventContextV1), name, value))
 		}
-	}
-	if !e.Expires.IsZero() {
-		extensions["expirytime"] = e.Expires.UTC().Format(time.RFC3339Nano)
-	}
-	ctx.Extensions = extensions
-	return cloudevents.Event{Context: ctx, DataEncoded: data}, nil
+	})
+	return ce, err
 }
 
 // Message is the event as a NATS message in binary mode.
 func (e *Event) Message() (*nats.Msg, error) {
-	ce, err := e.CloudEvent()
+	data, err := e.encode()
 	if err != nil {
 		return nil, err
 	}
-	return WriteMessage(e.Subject(), ce), nil
+	h := newHeaders()
+	e.attributes(h.set)
+	return &nats.Msg{Subject: e.Subject(), Header: h.header, Data: data}, nil
+}
+
+// encode is the data as JSON, of an event that is as it must be.
+func (e *Event) encode() ([]byte, error) {
+	if err := e.check(); err != nil {
+		return nil, err
+	}
+	data, err := json.Marshal(e.Data)
+	if err != nil {
+		return nil, fmt.Errorf("events: encode %s: %w", e.ID(), err)
+	}
+	if len(data) > MaxData {
+		return nil, fmt.Errorf("events: encode %s: %w: %d bytes of data, at most %d", e.ID(), ErrInvalid, len(data), MaxData)
+	}
+	return data, nil
+}
+
+// attributes tells the event's attributes; one that is empty is not there.
+func (e *Event) attributes(set func(name, value string)) {
+	set("specversion", cloudevents.CloudEventsVersionV1)
+	set("id", e.ID())
+	set("source", e.By)
+	set("type", EventType(e.Step))
+	set("subject", e.Login.String())
+	set("datacontenttype", cloudevents.ApplicationJSON)
+	if !e.Time.IsZero() {
+		set("time", e.Time.UTC().Format(time.RFC3339Nano))
+	}
+	if !e.Expires.IsZero() {
+		set("expirytime", e.Expires.UTC().Format(time.RFC3339Nano))
+	}
+	set("causationid", e.Cause)
+	set("traceparent", e.Trace)
+	set("nonce", e.Nonce)
 }
 
 // Read takes an event from a message of the LOGIN stream. Errors wrap [ErrInvalid] and say what is wrong and where.
@@ -101,65 +122,138 @@ func Read(subject string, header nats.Header, data []byte) (*Event, error) {
 	if err != nil {
 		return nil, invalid(err)
 	}
-	e, err := ReadArchived(header, data)
+	a, data, err := attributesOf(header, data)
 	if err != nil {
 		return nil, err
 	}
-	if e.Login != login || e.Step != step || e.N != n {
-		return nil, invalid(fmt.Errorf("id %q disagrees with subject %q", e.ID(), subject))
+	if a.id != login.EventID(step, n) {
+		return nil, invalid(fmt.Errorf("id %q disagrees with subject %q", a.id, subject))
 	}
-	return e, nil
+	return a.event(login, step, n, data)
 }
 
 // ReadArchived takes an event from a message whose subject does not tell the login, as in the ARCHIVE stream.
 func ReadArchived(header nats.Header, data []byte) (*Event, error) {
-	ce, err := ReadMessage(header, data)
+	a, data, err := attributesOf(header, data)
 	if err != nil {
 		return nil, err
 	}
-	return FromCloudEvent(ce)
+	return a.identified(data)
 }
 
 // FromCloudEvent takes an event from the SDK's form and checks it against its schema.
 func FromCloudEvent(ce cloudevents.Event) (*Event, error) {
-	parts := strings.Split(ce.ID(), "/")
+	a, err := fromSDK(ce)
+	if err != nil {
+		return nil, err
+	}
+	return a.identified(ce.Data())
+}
+
+// attributes are those of a CloudEvent that events of logins have. Reading them takes no detour over the SDK's form, which
+// costs as much as the data does: an event is read some five times on its way.
+type attributes struct {
+	specVersion, id, source, kind, subject, contentType string
+	time, expires                                       time.Time
+	cause, trace, nonce                                 string
+}
+
+// attributesOf reads the attributes of a message in either mode, and returns the data beside them.
+func attributesOf(header nats.Header, data []byte) (*attributes, []byte, error) {
+	if !binaryMode(header) {
+		ce, err := ReadMessage(header, data)
+		if err != nil {
+			return nil, nil, err
+		}
+		a, err := fromSDK(ce)
+		return a, ce.Data(), err
+	}
+	a := &attributes{}
+	if err := eachAttribute(header, a.set); err != nil {
+		return nil, nil, err
+	}
+	if err := required(a.specVersion, a.id, a.source, a.kind); err != nil {
+		return nil, nil, err
+	}
+	return a, data, nil
+}
+
+func (a *attributes) set(name, value string) (err error) {
+	switch name {
+	case "specversion":
+		a.specVersion = value
+	case "id":
+		a.id = value
+	case "source":
+		a.source = value
+	case "type":
+		a.kind = value
+	case "subject":
+		a.subject = value
+	case "datacontenttype":
+		a.contentType = value
+	case "time":
+		a.time, err = types.ParseTime(value)
+	case "expirytime":
+		a.expires, err = types.ParseTime(value)
+	case "causationid":
+		a.cause = value
+	case "traceparent":
+		a.trace = value
+	case "nonce":
+		a.nonce = value
+	}
+	if err != nil {
+		return errors.New("not an RFC 3339 time")
+	}
+	return nil
+}
+
+func fromSDK(ce cloudevents.Event) (*attributes, error) {
+	a := &attributes{id: ce.ID(), source: ce.Source(), kind: ce.Type(), subject: ce.Subject(), contentType: ce.DataContentType(), time: ce.Time()}
+	for name, value := range ce.Extensions() {
+		text, err := types.Format(value) // the SDK has made a time of what looked like one
+		if err == nil && (name == "causationid" || name == "traceparent" || name == "nonce" || name == "expirytime") {
+			err = a.set(name, text)
+		}
+		if err != nil {
+			return nil, invalid(fmt.Errorf("attribute %q: %w", name, err))
+		}
+	}
+	return a, nil
+}
+
+// identified is the event that the id names.
+func (a *attributes) identified(data []byte) (*Event, error) {
+	parts := strings.Split(a.id, "/")
 	if len(parts) < 3 || len(parts) > 4 {
-		return nil, invalid(fmt.Errorf("id %q is not <gateway>/<login>/<step>[/<n>]", ce.ID()))
+		return nil, invalid(fmt.Errorf("id %q is not <gateway>/<login>/<step>[/<n>]", a.id))
 	}
 	login, step, n, err := ParseSubject("login." + parts[2] + "." + parts[0] + "." + strings.Join(append(parts[1:2:2], parts[3:]...), "."))
 	if err != nil {
-		return nil, invalid(fmt.Errorf("id %q: %w", ce.ID(), err))
+		return nil, invalid(fmt.Errorf("id %q: %w", a.id, err))
 	}
+	return a.event(login, step, n, data)
+}
+
+// event is the event of a login that the attributes and the data make.
+func (a *attributes) event(login Login, step Step, n int, data []byte) (*Event, error) {
 	switch {
-	case ce.Type() != EventType(step):
-		return nil, invalid(fmt.Errorf("type %q, want %q", ce.Type(), EventType(step)))
-	case ce.Subject() != login.String():
-		return nil, invalid(fmt.Errorf("subject attribute %q, want %q", ce.Subject(), login))
-	case ce.DataContentType() != "" && mediaType(ce.DataContentType()) != cloudevents.ApplicationJSON:
-		return nil, invalid(fmt.Errorf("datacontenttype %q, want %q", ce.DataContentType(), cloudevents.ApplicationJSON))
-	case len(ce.Data()) > MaxData:
-		return nil, invalid(fmt.Errorf("%d bytes of data, at most %d", len(ce.Data()), MaxData))
-	case !utf8.Valid(ce.Data()):
+	case a.kind != EventType(step):
+		return nil, invalid(fmt.Errorf("type %q, want %q", a.kind, EventType(step)))
+	case a.subject != login.String():
+		return nil, invalid(fmt.Errorf("subject attribute %q, want %q", a.subject, login))
+	case a.contentType != "" && a.contentType != cloudevents.ApplicationJSON && mediaType(a.contentType) != cloudevents.ApplicationJSON:
+		return nil, invalid(fmt.Errorf("datacontenttype %q, want %q", a.contentType, cloudevents.ApplicationJSON))
+	case len(data) > MaxData:
+		return nil, invalid(fmt.Errorf("%d bytes of data, at most %d", len(data), MaxData))
+	case !utf8.Valid(data):
 		return nil, invalid(errors.New("data is not UTF-8"))
 	}
-	e := &Event{Login: login, Step: step, N: n, Data: Steps[step].Data(), By: ce.Source(), Time: ce.Time()}
-	if err := json.Unmarshal(ce.Data(), e.Data); err != nil {
+	e := &Event{Login: login, Step: step, N: n, Data: Steps[step].Data(), By: a.source, Time: a.time,
+		Expires: a.expires, Cause: a.cause, Trace: a.trace, Nonce: a.nonce}
+	if err := json.Unmarshal(data, e.Data); err != nil {
 		return nil, invalid(fmt.Errorf("data: %w", unquoted(err)))
-	}
-	for name, value := range ce.Extensions() {
-		text, _ := value.(string)
-		switch name {
-		case "causationid":
-			e.Cause = text
-		case "traceparent":
-			e.Trace = text
-		case "nonce":
-			e.Nonce = text
-		case "expirytime":
-			if e.Expires, err = extensionTime(value); err != nil {
-				return nil, invalid(fmt.Errorf("expirytime: %w", err))
-			}
-		}
 	}
 	return e, e.check()
 }
@@ -214,83 +308,107 @@ func unquoted(err error) error {
 	return errors.New("a field has the wrong form")
 }
 
-func extensionTime(value any) (time.Time, error) {
-	switch v := value.(type) {
-	case types.Timestamp:
-		return v.Time, nil
-	case string:
-		return types.ParseTime(v)
-	default:
-		return time.Time{}, fmt.Errorf("%T is not a timestamp", value)
-	}
-}
-
 // The NATS protocol binding for CloudEvents: in binary mode an attribute is the header ce-<attribute> and the payload
 // is the data; structured mode has a Content-Type that starts with application/cloudevents.
 const (
 	prefix     = "ce-"
 	structured = "application/cloudevents"
+
+	contentType = "Content-Type"
 )
+
+// headers are the attributes of an event as NATS headers. The values share one array.
+type headers struct {
+	header nats.Header
+	values []string
+}
+
+// most is how many attributes an event of a login has; one with more has a longer array.
+const most = 12
+
+func newHeaders() *headers {
+	return &headers{make(nats.Header, most), make([]string, 0, most)}
+}
+
+func (h *headers) set(name, value string) {
+	if value == "" {
+		return
+	}
+	h.values = append(h.values, escape(value))
+	n := len(h.values)
+	h.header[prefix+name] = h.values[n-1 : n : n]
+}
 
 // WriteMessage puts any CloudEvent into a NATS message in binary mode.
 func WriteMessage(subject string, ce cloudevents.Event) *nats.Msg {
-	msg := &nats.Msg{Subject: subject, Header: make(nats.Header, 12), Data: ce.Data()}
-	set := func(name, value string) {
-		if value != "" {
-			msg.Header[prefix+name] = []string{escape(value)}
-		}
-	}
-	set("specversion", ce.SpecVersion())
-	set("id", ce.ID())
-	set("source", ce.Source())
-	set("type", ce.Type())
-	set("subject", ce.Subject())
-	set("datacontenttype", ce.DataContentType())
-	set("dataschema", ce.DataSchema())
+	h := newHeaders()
+	h.set("specversion", ce.SpecVersion())
+	h.set("id", ce.ID())
+	h.set("source", ce.Source())
+	h.set("type", ce.Type())
+	h.set("subject", ce.Subject())
+	h.set("datacontenttype", ce.DataContentType())
+	h.set("dataschema", ce.DataSchema())
 	if t := ce.Time(); !t.IsZero() {
-		set("time", t.UTC().Format(time.RFC3339Nano))
+		h.set("time", t.UTC().Format(time.RFC3339Nano))
 	}
 	for name, value := range ce.Extensions() {
 		if text, err := types.Format(value); err == nil {
-			set(name, text)
+			h.set(name, text)
 		}
 	}
-	return msg
+	return &nats.Msg{Subject: subject, Header: h.header, Data: ce.Data()}
 }
 
 // ReadMessage takes a CloudEvent from a NATS message in binary or structured mode. Header names may have any case.
 func ReadMessage(header nats.Header, data []byte) (cloudevents.Event, error) {
-	ctx := &cloudevents.EventContextV1{}
-	version := ""
-	for key, values := range header {
-		name := strings.ToLower(key)
-		if name == "content-type" && len(values) == 1 && strings.HasPrefix(strings.ToLower(values[0]), structured) {
-			return readStructured(data)
+	if !binaryMode(header) {
+		return readStructured(data)
+	}
+	ctx, version := &cloudevents.EventContextV1{}, ""
+	err := eachAttribute(header, func(name, value string) error {
+		if name == "specversion" {
+			version = value
+			return nil
 		}
-		name, ok := strings.CutPrefix(name, prefix)
-		if !ok {
+		return setAttribute(ctx, name, value)
+	})
+	if err != nil {
+		return cloudevents.Event{}, err
+	}
+	return cloudevents.Event{Context: ctx, DataEncoded: data}, required(version, ctx.ID, ctx.Source.String(), ctx.Type)
+}
+
+// binaryMode tells that a message is not in structured mode.
+func binaryMode(header nats.Header) bool {
+	for key, values := range header {
+		if len(key) == len(contentType) && strings.EqualFold(key, contentType) && len(values) == 1 &&
+			strings.HasPrefix(strings.ToLower(values[0]), structured) {
+			return false
+		}
+	}
+	return true
+}
+
+// eachAttribute calls set for each attribute in a header.
+func eachAttribute(header nats.Header, set func(name, value string) error) error {
+	for key, values := range header {
+		if len(key) <= len(prefix) || !strings.EqualFold(key[:len(prefix)], prefix) {
 			continue
 		}
+		name := strings.ToLower(key[len(prefix):])
 		if len(values) != 1 {
-			return cloudevents.Event{}, invalid(fmt.Errorf("attribute %q stands %d times", name, len(values)))
+			return invalid(fmt.Errorf("attribute %q stands %d times", name, len(values)))
 		}
 		value, err := unescape(values[0])
 		if err != nil {
-			return cloudevents.Event{}, invalid(fmt.Errorf("attribute %q is not percent-encoded UTF-8", name))
+			return invalid(fmt.Errorf("attribute %q is not percent-encoded UTF-8", name))
 		}
-		if name == "specversion" {
-			version = value
-		} else if err := setAttribute(ctx, name, value); err != nil {
-			return cloudevents.Event{}, invalid(fmt.Errorf("attribute %q: %w", name, err))
+		if err := set(name, value); err != nil {
+			return invalid(fmt.Errorf("attribute %q: %w", name, err))
 		}
 	}
-	if version == "" && ctx.ID == "" {
-		return cloudevents.Event{}, invalid(errors.New("not a CloudEvent: neither ce- headers nor Content-Type " + structured))
-	}
-	if version != cloudevents.CloudEventsVersionV1 {
-		return cloudevents.Event{}, invalid(fmt.Errorf("specversion %q, want %q", version, cloudevents.CloudEventsVersionV1))
-	}
-	return cloudevents.Event{Context: ctx, DataEncoded: data}, required(ctx)
+	return nil
 }
 
 func readStructured(data []byte) (cloudevents.Event, error) {
@@ -305,7 +423,7 @@ func readStructured(data []byte) (cloudevents.Event, error) {
 	if !ok {
 		return cloudevents.Event{}, invalid(fmt.Errorf("specversion %q, want %q", ce.SpecVersion(), cloudevents.CloudEventsVersionV1))
 	}
-	return ce, required(ctx)
+	return ce, required(ctx.GetSpecVersion(), ctx.ID, ctx.Source.String(), ctx.Type)
 }
 
 func setAttribute(ctx *cloudevents.EventContextV1, name, value string) (err error) {
@@ -341,13 +459,17 @@ func setAttribute(ctx *cloudevents.EventContextV1, name, value string) (err erro
 	return nil
 }
 
-func required(ctx *cloudevents.EventContextV1) error {
+func required(version, id, source, kind string) error {
 	switch {
-	case ctx.ID == "":
+	case version == "" && id == "":
+		return invalid(errors.New("not a CloudEvent: neither ce- headers nor Content-Type " + structured))
+	case version != cloudevents.CloudEventsVersionV1:
+		return invalid(fmt.Errorf("specversion %q, want %q", version, cloudevents.CloudEventsVersionV1))
+	case id == "":
 		return invalid(errors.New("attribute id is missing"))
-	case ctx.Source.String() == "":
+	case source == "":
 		return invalid(errors.New("attribute source is missing"))
-	case ctx.Type == "":
+	case kind == "":
 		return invalid(errors.New("attribute type is missing"))
 	}
 	return nil

@@ -123,7 +123,7 @@ func TestReadRefuses(t *testing.T) {
 		"no id":                 {set("ce-id", ""), "id"},
 		"no source":             {set("ce-source", ""), "source"},
 		"unknown type version":  {set("ce-type", "sekisho.login.undelivered.v2"), "type"},
-		"another login's id":    {set("ce-id", other.EventID(events.StepUndelivered, 2)), "subject attribute"},
+		"another login's id":    {set("ce-id", other.EventID(events.StepUndelivered, 2)), "disagrees"},
 		"another round's id":    {set("ce-id", good.Login.EventID(events.StepUndelivered, 3)), "disagrees"},
 		"subject attribute":     {set("ce-subject", other.String()), "subject attribute"},
 		"another worker":        {set("ce-source", "riskassessor"), "may not publish"},
