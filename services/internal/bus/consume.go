@@ -70,18 +70,34 @@ func (b *Bus) consume(ctx, work context.Context, stream, what string, n int, do 
 	}
 	var running sync.WaitGroup
 	defer running.Wait()
-	slots := make(chan struct{}, n)
+	// Goroutines are kept: their stacks have grown to what a handler needs. Only this callback starts any.
+	waiting, started := make(chan jetstream.Msg), 0
+	defer close(waiting)
+	handle := func(msg jetstream.Msg) {
+		for ok := true; ok; msg, ok = <-waiting {
+			do(work, msg)
+		}
+	}
 	sub, err := c.Consume(func(msg jetstream.Msg) {
-		select {
-		case slots <- struct{}{}:
-		case <-ctx.Done():
+		if ctx.Err() != nil {
 			b.handBack(msg, what)
 			return
 		}
-		running.Go(func() {
-			defer func() { <-slots }()
-			do(work, msg)
-		})
+		select {
+		case waiting <- msg:
+			return
+		default:
+		}
+		if started < n {
+			started++
+			running.Go(func() { handle(msg) })
+			return
+		}
+		select {
+		case waiting <- msg:
+		case <-ctx.Done():
+			b.handBack(msg, what)
+		}
 	},
 		// Messages that wait in the client age against the ack wait, so few are fetched ahead.
 		jetstream.PullMaxMessages(2*n),

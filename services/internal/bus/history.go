@@ -8,8 +8,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/synadia-io/orbit.go/jetstreamext"
-
 	"github.com/sekisho/sekisho/events"
 )
 
@@ -36,7 +34,7 @@ const staleWait = 20 * time.Millisecond
 // History reads the login of an event. It holds that event and everything that led to it, or the error is a
 // [RetryAfter] that wraps [ErrStale]: direct gets are answered by any replica, which may be a moment behind.
 func (b *Bus) History(ctx context.Context, trigger *events.Event) (History, error) {
-	h, err := b.Login(ctx, trigger.Login)
+	h, err := b.tree(ctx, trigger.Login, trigger)
 	if err != nil {
 		return nil, err
 	}
@@ -58,24 +56,31 @@ func (b *Bus) History(ctx context.Context, trigger *events.Event) (History, erro
 // Login reads a login with one batched direct get. Events that can not be decoded are left out: their own consumers
 // put them into DEAD.
 func (b *Bus) Login(ctx context.Context, login events.Login) (History, error) {
+	return b.tree(ctx, login, nil)
+}
+
+// tree reads a login. An event of it that the caller has is not decoded again.
+func (b *Bus) tree(ctx context.Context, login events.Login, known *events.Event) (History, error) {
 	tree := "login.*." + login.Gateway + "." + login.ID
-	messages, err := jetstreamext.GetLastMsgsFor(ctx, b.js, streamLogin, []string{tree, tree + ".*"})
+	messages, err := b.trees.read(ctx, streamLogin, tree, tree+".*")
 	if err != nil {
 		return nil, fmt.Errorf("bus: history of %s: %w", login, err)
 	}
-	var h History
-	for msg, err := range messages {
-		if errors.Is(err, jetstreamext.ErrNoMessages) {
-			break
-		}
+	h := make(History, 0, len(messages)+1) // and one that the caller may add
+	for _, msg := range messages {
+		subject, sequence, stored, err := place(msg)
 		if err != nil {
 			return nil, fmt.Errorf("bus: history of %s: %w", login, err)
 		}
-		e, err := events.Read(msg.Subject, msg.Header, msg.Data)
+		if known != nil && known.Sequence == sequence {
+			h = append(h, known)
+			continue
+		}
+		e, err := events.Read(subject, msg.Header, msg.Data)
 		if err != nil {
 			continue
 		}
-		e.Stored, e.Sequence = msg.Time, msg.Sequence
+		e.Stored, e.Sequence = stored, sequence
 		h = append(h, e)
 	}
 	slices.SortFunc(h, func(a, b *events.Event) int { return int(a.Sequence) - int(b.Sequence) })
