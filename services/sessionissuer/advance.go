@@ -8,14 +8,15 @@ import (
 	"github.com/sekisho/sekisho/services/internal/sessions"
 )
 
-// advance takes the login of an event as far as it goes. After each event that is stored it looks at the history again: another
-// instance may have decided something else first, and then that is what the login goes on from.
+// advance takes the login of an event as far as it goes. What it has stored itself it adds to the history; when another instance
+// has stored something else first, it reads the history again and goes on from that. An event of somebody else that is not in
+// the history yet has a delivery of its own.
 func (w *worker) advance(ctx context.Context, trigger *events.Event) error {
+	history, err := w.bus.History(ctx, trigger)
+	if err != nil {
+		return err
+	}
 	for {
-		history, err := w.bus.History(ctx, trigger)
-		if err != nil {
-			return err
-		}
 		next, err := w.decide(ctx, history)
 		if err != nil {
 			return err
@@ -38,6 +39,11 @@ func (w *worker) advance(ctx context.Context, trigger *events.Event) error {
 			return w.settle(ctx, history, closed)
 		}
 		trigger = stored
+		if mine {
+			history = append(history, stored)
+		} else if history, err = w.bus.History(ctx, stored); err != nil {
+			return err
+		}
 	}
 }
 
