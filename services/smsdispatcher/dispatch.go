@@ -32,6 +32,7 @@ import (
 // Every message of a round carries the same code, so a second one does no harm where a provider could not tell.
 type dispatcher struct {
 	store      *store
+	phones     *directory.Phones
 	accounts   []account // in the order in which they are asked
 	codes      *textcode.Codes
 	secret     []byte // keys the hashes of numbers and the numbers of decoys
@@ -62,7 +63,7 @@ func (d *dispatcher) dispatch(ctx context.Context, e *events.Event, wanted *even
 	}
 	at := d.now().UTC().Truncate(time.Microsecond) // as the row keeps it: a repeat says the same
 	r, reason := round{e.Login, e.N}, ""
-	row, err := d.store.intend(ctx, r, wanted.User, d.mac("number", number), at)
+	row, err := d.store.intend(ctx, intent{r, wanted.User, d.mac("number", number), at})
 	switch {
 	case err != nil:
 		return nil, err
@@ -111,7 +112,7 @@ func (d *dispatcher) number(ctx context.Context, wanted *events.Wanted) (string,
 		n := binary.BigEndian.Uint64(d.mac("decoy", wanted.User))
 		return fmt.Sprintf("?%08d", n%1e8), nil
 	}
-	return directory.Phone(ctx, d.store.db, wanted.User)
+	return d.phones.Number(ctx, wanted.User)
 }
 
 // pretend takes a decoy down the road of the last real message. It returns the reason why that one was not delivered.
@@ -142,7 +143,7 @@ func (d *dispatcher) deliver(ctx context.Context, r round, m Message, fresh bool
 	}
 	if by != "" {
 		d.last.Store(&course{took: d.now().Sub(at)})
-		if err := d.store.accept(ctx, r, by, receipt, at); err != nil {
+		if err := d.store.accept(ctx, accepted{r, by, receipt, at}); err != nil {
 			return "", err
 		}
 		d.deliveries.count(by, receipt.State)

@@ -260,7 +260,7 @@ func TestRedelivery(t *testing.T) {
 func (s *site) intend(t *testing.T, d *dispatcher, e *events.Event) {
 	t.Helper()
 	user := e.Data.(*events.Wanted).User
-	if row, err := d.store.intend(t.Context(), round{e.Login, e.N}, user, d.mac("number", phone), s.clock()); err != nil || row == nil || !row.fresh {
+	if row, err := d.store.intend(t.Context(), intent{round{e.Login, e.N}, user, d.mac("number", phone), s.clock()}); err != nil || row == nil || !row.fresh {
 		t.Fatalf("intend: %+v, %v", row, err)
 	}
 }

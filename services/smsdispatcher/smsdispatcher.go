@@ -20,6 +20,7 @@ import (
 	"github.com/sekisho/sekisho/services/internal/bus"
 	"github.com/sekisho/sekisho/services/internal/config"
 	"github.com/sekisho/sekisho/services/internal/credentials"
+	"github.com/sekisho/sekisho/services/internal/directory"
 	"github.com/sekisho/sekisho/services/internal/provider"
 	"github.com/sekisho/sekisho/services/internal/runtime"
 	"github.com/sekisho/sekisho/services/internal/textcode"
@@ -68,6 +69,8 @@ func Build(ctx context.Context, env *runtime.Env) (*runtime.Worker, error) {
 			for _, a := range d.accounts {
 				a.close()
 			}
+			d.store.close()
+			d.phones.Close()
 		},
 	}, nil
 }
@@ -87,7 +90,7 @@ func newDispatcher(env *runtime.Env) (*dispatcher, error) {
 	}
 	cfg := env.Config
 	d := &dispatcher{
-		store: &store{db: env.DB, perUser: cfg.Limits.SMSPerUser, perNumber: cfg.Limits.SMSPerNumber},
+		store: newStore(env.DB, cfg.Limits.SMSPerUser, cfg.Limits.SMSPerNumber), phones: directory.NewPhones(env.DB),
 		codes: codes, secret: secret, validity: cfg.Code, log: env.Log, now: env.Now,
 	}
 	for _, p := range cfg.SMS.Providers {

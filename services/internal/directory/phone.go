@@ -8,6 +8,8 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/nyaruka/phonenumbers"
+
+	"github.com/sekisho/sekisho/services/internal/coalesce"
 )
 
 // ErrPhone says that a text can not be a phone number.
@@ -26,12 +28,37 @@ func ParsePhone(number, region string) (string, error) {
 	return phonenumbers.Format(parsed, phonenumbers.E164), nil
 }
 
-// Phone is a user's phone number in E.164, "" when there is none. The role of smsdispatcher can read this of the
-// directory and nothing else.
-func Phone(ctx context.Context, db *pgxpool.Pool, user string) (number string, err error) {
-	err = db.QueryRow(ctx, `SELECT number FROM directory.phones WHERE user_id = $1`, user).Scan(&number)
-	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
-		return "", fmt.Errorf("directory: phone number: %w", err)
+// Phones looks phone numbers up. The role of smsdispatcher can read this of the directory and nothing else.
+type Phones struct {
+	db      *pgxpool.Pool
+	numbers *coalesce.Group[string, string, string]
+}
+
+// NewPhones makes a Phones; the pool stays the caller's.
+func NewPhones(db *pgxpool.Pool) *Phones {
+	p := &Phones{db: db}
+	p.numbers = coalesce.New(p.lookUp, func(user string) string { return user }, maxBatch)
+	return p
+}
+
+// Close waits for what is under way.
+func (p *Phones) Close() { p.numbers.Close() }
+
+// Number is a user's phone number in E.164, "" when there is none.
+func (p *Phones) Number(ctx context.Context, user string) (string, error) {
+	return p.numbers.Do(ctx, user)
+}
+
+func (p *Phones) lookUp(ctx context.Context, users []string) ([]string, error) {
+	rows, err := p.db.Query(ctx, `
+		SELECT coalesce(p.number, '') FROM unnest($1::text[]) WITH ORDINALITY AS q (user_id, n)
+		LEFT JOIN directory.phones p USING (user_id) ORDER BY q.n`, users)
+	if err != nil {
+		return nil, fmt.Errorf("directory: phone numbers: %w", err)
 	}
-	return number, nil
+	numbers, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return nil, fmt.Errorf("directory: phone numbers: %w", err)
+	}
+	return numbers, nil
 }
