@@ -2,10 +2,12 @@ package recorder
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/sekisho/sekisho/events"
@@ -73,26 +75,38 @@ func (l *auditLog) lost() bool { return l.conn.IsClosed() }
 var columns = []string{"id", "stream", "sequence", "stored_at", "time", "source", "type", "about", "gateway", "login", "step", "n",
 	"cause", "trace", "data", "problem"}
 
-// write adds lines and what they tell of logins, all or nothing. Lines that are there already stay as they are.
+// uniqueViolation is the SQLSTATE of a line that is there already.
+const uniqueViolation = "23505"
+
+// write adds lines and what they tell of logins, all or nothing. Lines that are there already stay as they are: a batch with
+// such lines comes when a recorder died before its acks, and takes the longer way.
 func (l *auditLog) write(ctx context.Context, lines []line, logins map[events.Login]*login) error {
-	err := pgx.BeginFunc(ctx, l.conn, func(tx pgx.Tx) error {
-		_, err := tx.CopyFrom(ctx, pgx.Identifier{"staging"}, columns, pgx.CopyFromSlice(len(lines), func(i int) ([]any, error) {
-			v := lines[i]
-			return []any{v.id, v.stream, v.sequence, v.stored, v.time, v.source, v.kind, v.about, v.gateway, v.login, v.step, v.n,
-				v.cause, v.trace, v.data, v.problem}, nil
-		}))
-		if err != nil {
-			return err
-		}
-		if _, err = tx.Exec(ctx, `INSERT INTO audit.events SELECT * FROM staging ON CONFLICT (id) DO NOTHING`); err != nil {
-			return err
-		}
-		return writeLogins(ctx, tx, logins)
-	})
+	err := l.add(ctx, pgx.Identifier{"audit", "events"}, "", lines, logins)
+	if refused, ok := errors.AsType[*pgconn.PgError](err); ok && refused.Code == uniqueViolation {
+		err = l.add(ctx, pgx.Identifier{"staging"}, `INSERT INTO audit.events SELECT * FROM staging ON CONFLICT (id) DO NOTHING`, lines, logins)
+	}
 	if err != nil {
 		return fmt.Errorf("recorder: write: %w", err)
 	}
 	return nil
+}
+
+// add copies lines into a table, runs a statement, if any, that takes them on from there, and merges the logins.
+func (l *auditLog) add(ctx context.Context, table pgx.Identifier, onward string, lines []line, logins map[events.Login]*login) error {
+	return pgx.BeginFunc(ctx, l.conn, func(tx pgx.Tx) error {
+		_, err := tx.CopyFrom(ctx, table, columns, pgx.CopyFromSlice(len(lines), func(i int) ([]any, error) {
+			v := lines[i]
+			return []any{v.id, v.stream, v.sequence, v.stored, v.time, v.source, v.kind, v.about, v.gateway, v.login, v.step, v.n,
+				v.cause, v.trace, v.data, v.problem}, nil
+		}))
+		if err == nil && onward != "" {
+			_, err = tx.Exec(ctx, onward)
+		}
+		if err != nil {
+			return err
+		}
+		return writeLogins(ctx, tx, logins)
+	})
 }
 
 // writeLogins merges: what a login's row has stays, whatever is told again.
