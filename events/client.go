@@ -43,6 +43,8 @@ type Options struct {
 
 	// Revoked is called for each revoked session of this gateway. It must not block.
 	Revoked func(session Login)
+	// Prompted is called when there is something new for a device to fetch: see [Client.Device]. It must not block.
+	Prompted func(device string)
 }
 
 // A Client takes part in logins for one gateway. Any number of clients may share the gateway's name, and each of them
@@ -126,6 +128,7 @@ func (c *Client) Close() { c.close() }
 
 // A Request asks for a login.
 type Request struct {
+	Login    Login // made by [NewLogin], for who must know it before; zero: a new one
 	App      string
 	Method   Method
 	User     string // as the user typed it
@@ -140,13 +143,14 @@ type Request struct {
 	Device      string // see [Identity]
 	DeviceUsers []string
 	Environment *Environment // nil if nothing is known
+	Prompt      *Prompt      // nil if the user's phones are not to be asked
 }
 
 // Request starts a login. On an error the login may still have been stored, but nobody can take part in it then.
 func (c *Client) Request(ctx context.Context, r Request) (Login, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.options.Patience)
 	defer cancel()
-	login, err := NewLogin(c.options.Gateway)
+	login, err := c.name(r)
 	if err != nil {
 		return Login{}, err
 	}
@@ -166,6 +170,11 @@ func (c *Client) Request(ctx context.Context, r Request) (Login, error) {
 			return Login{}, err
 		}
 	}
+	if r.Prompt != nil {
+		if data.Prompt, err = c.seal(ctx, pushnotifier, subject, "prompt", r.Prompt); err != nil {
+			return Login{}, err
+		}
+	}
 	e := c.newEvent(login, 0, data)
 	e.Trace = cmp.Or(r.Trace, newTrace())
 	c.own(e) // before the publish, so that no answer to it is missed
@@ -176,10 +185,43 @@ func (c *Client) Request(ctx context.Context, r Request) (Login, error) {
 	return login, nil
 }
 
-// Answer answers the login's challenge. It takes the next free of the five attempts and returns its number: the attempt
-// has a verdict as soon as [State.Rejected] has one, the login has ended, or a higher round is challenged.
+// name is the login of a request.
+func (c *Client) name(r Request) (Login, error) {
+	switch {
+	case r.Login == Login{}:
+		return NewLogin(c.options.Gateway)
+	case r.Login.Gateway != c.options.Gateway:
+		return Login{}, fmt.Errorf("%w: login of gateway %s", ErrInvalid, c.options.Gateway)
+	default:
+		return r.Login, r.Login.Validate()
+	}
+}
+
+// Answer answers the login's challenge with the code that the user typed. It takes the next free of the five attempts and
+// returns its number: the attempt has a verdict as soon as [State.Rejected] has one, the login has ended, or a higher round
+// is challenged.
 // Errors: [ErrEnded], [ErrNotAsked], [ErrNoAttempts].
 func (c *Client) Answer(ctx context.Context, login Login, code string) (attempt int, err error) {
+	asked := func(challenge *Challenge) bool { return challenge.Factor != Push }
+	return c.answer(ctx, login, asked, func(subject string, data *Answered) (err error) {
+		data.Code, err = c.seal(ctx, otpvalidator, subject, "code", code)
+		return err
+	})
+}
+
+// Respond answers a push whose approval a provider hosts ([Challenged.URL]) with the parameters that the browser brought
+// back from there. Otherwise it is like [Client.Answer].
+func (c *Client) Respond(ctx context.Context, login Login, parameters map[string]string) (attempt int, err error) {
+	asked := func(challenge *Challenge) bool {
+		return challenge.Factor == Push && challenge.URL != "" && !challenge.Exhausted
+	}
+	return c.answer(ctx, login, asked, func(subject string, data *Answered) (err error) {
+		data.Response, err = c.seal(ctx, pushnotifier, subject, "response", Response{Parameters: parameters})
+		return err
+	})
+}
+
+func (c *Client) answer(ctx context.Context, login Login, asked func(*Challenge) bool, fill func(subject string, data *Answered) error) (attempt int, err error) {
 	ctx, cancel := context.WithTimeout(ctx, c.options.Patience)
 	defer cancel()
 	state, err := c.current(ctx, login)
@@ -187,7 +229,7 @@ func (c *Client) Answer(ctx context.Context, login Login, code string) (attempt 
 		return 0, err
 	}
 	challenge := state.Challenge()
-	if challenge == nil || challenge.Factor == Push {
+	if challenge == nil || !asked(challenge) {
 		return 0, ErrNotAsked
 	}
 	nonce := rand.Text()
@@ -196,7 +238,7 @@ func (c *Client) Answer(ctx context.Context, login Login, code string) (attempt 
 			continue
 		}
 		data := &Answered{Round: challenge.Round, Factor: challenge.Factor}
-		if data.Code, err = c.seal(ctx, otpvalidator, login.Subject(StepAnswered, n), "code", code); err != nil {
+		if err := fill(login.Subject(StepAnswered, n), data); err != nil {
 			return 0, err
 		}
 		e := c.newEvent(login, n, data)
@@ -223,10 +265,11 @@ func (c *Client) Choose(ctx context.Context, login Login, factor Factor) (left i
 		return 0, err
 	}
 	challenge := state.Challenge()
-	if challenge == nil || !slices.Contains(challenge.Choices, factor) && factor != challenge.Factor {
+	again := challenge != nil && factor == challenge.Factor && !challenge.Exhausted
+	if challenge == nil || !again && !slices.Contains(challenge.Choices, factor) {
 		return 0, ErrNotAsked
 	}
-	if factor == challenge.Factor && time.Now().Before(challenge.ResendAt) {
+	if again && time.Now().Before(challenge.ResendAt) {
 		return 0, &TooSoonError{At: challenge.ResendAt}
 	}
 	nonce := rand.Text()
@@ -258,7 +301,8 @@ func (c *Client) Cancel(ctx context.Context, login Login) error {
 	return c.end(ctx, login, &Cancelled{})
 }
 
-// Lapse says that the login's deadline has passed. The client does so by itself for logins that it started.
+// Lapse says that the login's deadline has passed, which ends it as expired unless another ending came first. The client does
+// so by itself for logins that it started, and for those that it finds past their deadline.
 func (c *Client) Lapse(ctx context.Context, login Login) error {
 	return c.end(ctx, login, &Lapsed{})
 }
@@ -270,10 +314,16 @@ func (c *Client) end(ctx context.Context, login Login, data Data) error {
 	if err != nil {
 		return err
 	}
-	e := c.newEvent(login, 0, data)
-	e.Trace, e.Cause = state.Trace, login.EventID(StepRequested, 0)
-	_, err = c.publish(ctx, e)
+	_, err = c.say(ctx, state, data)
 	return err
+}
+
+// say publishes what ends a login, or is to end it.
+func (c *Client) say(ctx context.Context, state *State, data Data) (*Event, error) {
+	e := c.newEvent(state.Login, 0, data)
+	e.Trace, e.Cause = state.Trace, state.Login.EventID(StepRequested, 0)
+	_, err := c.publish(ctx, e)
+	return e, err
 }
 
 // current is the State of a login that has not ended.
@@ -325,6 +375,8 @@ func (c *Client) publish(ctx context.Context, e *Event) (mine bool, err error) {
 		switch {
 		case err == nil:
 			return true, nil
+		case EndedOtherwise(err):
+			return false, ErrEnded
 		case refused && refusal.ErrorCode != codeTaken:
 			return false, fmt.Errorf("events: publish %s: %w", e.ID(), err)
 		case refused && e.Nonce == "":

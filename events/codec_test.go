@@ -162,12 +162,26 @@ func TestReadRefuses(t *testing.T) {
 
 func TestWriteRefuses(t *testing.T) {
 	for name, change := range map[string]func(*events.Event){
-		"number out of range":      func(e *events.Event) { e.N = events.Rounds + 1 },
-		"number where none is":     func(e *events.Event) { e.Step, e.Data = events.StepCancelled, &events.Cancelled{} },
-		"publisher not in table":   func(e *events.Event) { e.By = "recorder" },
-		"schema":                   func(e *events.Event) { e.Data = &events.Undelivered{Factor: "fax", Reason: "x"} },
-		"data of another step":     func(e *events.Event) { e.Data = &events.Cancelled{} },
-		"bad gateway name":         func(e *events.Event) { e.Login.Gateway = "a.b" },
+		"number out of range":    func(e *events.Event) { e.N = events.Rounds + 1 },
+		"number where none is":   func(e *events.Event) { e.Step, e.Data = events.StepCancelled, &events.Cancelled{} },
+		"publisher not in table": func(e *events.Event) { e.By = "recorder" },
+		"schema":                 func(e *events.Event) { e.Data = &events.Undelivered{Factor: "fax", Reason: "x"} },
+		"data of another step":   func(e *events.Event) { e.Data = &events.Cancelled{} },
+		"bad gateway name":       func(e *events.Event) { e.Login.Gateway = "a.b" },
+		"push answered by a code": func(e *events.Event) {
+			*e = *answeredWithoutNonce(e.Login)
+			e.Nonce, e.Data.(*events.Answered).Factor = strings.Repeat("n", 16), events.Push
+		},
+		"code answered by a phone": func(e *events.Event) {
+			*e = *answeredWithoutNonce(e.Login)
+			answer := e.Data.(*events.Answered)
+			e.Nonce, answer.Code, answer.Response = strings.Repeat("n", 16), nil, answer.Code
+		},
+		"answered twice over": func(e *events.Event) {
+			*e = *answeredWithoutNonce(e.Login)
+			answer := e.Data.(*events.Answered)
+			e.Nonce, answer.Response = strings.Repeat("n", 16), answer.Code
+		},
 		"answered without a nonce": func(e *events.Event) { *e = *answeredWithoutNonce(e.Login) },
 	} {
 		t.Run(name, func(t *testing.T) {

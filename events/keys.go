@@ -11,7 +11,7 @@ import (
 )
 
 // recipients are the workers to which gateways seal.
-var recipients = []string{identityverifier, riskassessor, otpvalidator}
+var recipients = []string{identityverifier, riskassessor, otpvalidator, pushnotifier}
 
 // refreshKeys is how often sealing keys are read again. A recipient's old key stays good for much longer.
 const refreshKeys = 10 * time.Minute

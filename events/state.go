@@ -1,6 +1,9 @@
 package events
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // MaxDeadline is the longest that a login may take, counted from the broker's timestamp of its request
 // (SP 800-63B-4 section 3.1.3.2: out-of-band authentication ends within ten minutes).
@@ -33,6 +36,7 @@ type State struct {
 	Undelivered [Rounds + 1]*Undelivered // by round
 	Rejected    [Attempts + 1]*Rejected  // by attempt
 
+	Lapsed   *Lapsed // is an ending, also without Closed
 	Closed   *Closed
 	ClosedAt time.Time // the broker's timestamp of Closed
 }
@@ -43,6 +47,7 @@ type Challenge struct {
 	Round        int
 	AttemptsLeft int
 	Rejected     string // why the last answer of this round was not accepted; empty when there was none
+	Exhausted    bool   // the factor takes no more answers: what is left is to choose another, and Choices has only others
 }
 
 // Add takes an event in, and reports whether it is news. Events of other logins and of steps that gateways do not hear are none.
@@ -63,6 +68,8 @@ func (s *State) Add(e *Event) bool {
 		return put(&s.Undelivered[e.N], data)
 	case *Rejected:
 		return put(&s.Rejected[e.N], data)
+	case *Lapsed:
+		return put(&s.Lapsed, data)
 	case *Closed:
 		if s.Closed != nil {
 			return false
@@ -82,7 +89,8 @@ func put[T any](place **T, data *T) bool {
 	return true
 }
 
-// Version counts what has happened: 1 for a login that was requested, and one more for every later event in the State.
+// Version counts what has happened: 1 for a login that was requested, and one more for every later event in the State. The
+// ending counts once.
 func (s *State) Version() int {
 	n := 1
 	for round := 1; round <= Rounds; round++ {
@@ -91,7 +99,10 @@ func (s *State) Version() int {
 	for attempt := 1; attempt <= Attempts; attempt++ {
 		n += known(s.Rejected[attempt])
 	}
-	return n + known(s.Closed)
+	if s.Ended() {
+		n++
+	}
+	return n
 }
 
 func known[T any](p *T) int {
@@ -106,6 +117,8 @@ func (s *State) Status() Status {
 	switch {
 	case s.Closed != nil:
 		return Status(s.Closed.Outcome)
+	case s.Lapsed != nil:
+		return StatusExpired
 	case s.Challenge() != nil:
 		return StatusChallenge
 	default:
@@ -114,7 +127,7 @@ func (s *State) Status() Status {
 }
 
 // Ended reports whether the login has come to its one ending.
-func (s *State) Ended() bool { return s.Closed != nil }
+func (s *State) Ended() bool { return s.Closed != nil || s.Lapsed != nil }
 
 // Reason is why a login failed, and empty for every other status: why one was denied is not for its user.
 func (s *State) Reason() string {
@@ -139,10 +152,24 @@ func (s *State) Deadline() time.Time {
 	return s.Requested.Deadline
 }
 
+// overdue tells whether the login should have ended by now.
+func (s *State) overdue(now time.Time) bool {
+	deadline := s.Deadline()
+	return !s.Ended() && !deadline.IsZero() && !now.Before(deadline)
+}
+
+// untilDeadline is how long there is to wait, at most, for the login's deadline if that is yet to come.
+func (s *State) untilDeadline(most time.Duration) time.Duration {
+	if rest := time.Until(s.Deadline()); rest > 0 {
+		return min(rest, most)
+	}
+	return most
+}
+
 // Challenge is the challenge to show: that of the highest round that was challenged. A round ends when the next is
 // challenged, not before: until then its code is good. Nil when there is none, or when the login has ended.
 func (s *State) Challenge() *Challenge {
-	if s.Closed != nil {
+	if s.Ended() {
 		return nil
 	}
 	for round := Rounds; round > 0; round-- {
@@ -156,6 +183,12 @@ func (s *State) Challenge() *Challenge {
 				if r.Round == round {
 					c.Rejected = r.Reason
 				}
+				if r.Reason == RejectedExhausted && r.Factor == c.Factor {
+					c.Exhausted = true
+				}
+			}
+			if c.Exhausted {
+				c.Choices = slices.DeleteFunc(slices.Clone(c.Choices), func(f Factor) bool { return f == c.Factor })
 			}
 			return c
 		}
@@ -179,8 +212,8 @@ type address struct {
 	n    int
 }
 
-// opening are the events without which a login has no others that gateways hear, and its ending.
-var opening = []address{{StepRequested, 0}, {StepClosed, 0}, {StepChallenged, 1}, {StepUndelivered, 1}}
+// opening are the events without which a login has no others that gateways hear, and its endings.
+var opening = []address{{StepRequested, 0}, {StepLapsed, 0}, {StepClosed, 0}, {StepChallenged, 1}, {StepUndelivered, 1}}
 
 // missing lists the events that may exist and are not in the State.
 func (s *State) missing() []address {
@@ -191,7 +224,8 @@ func (s *State) missing() []address {
 		}
 	}
 	want(StepRequested, 0, s.Requested != nil)
-	want(StepClosed, 0, s.Closed != nil)
+	want(StepLapsed, 0, s.Ended())
+	want(StepClosed, 0, s.Ended())
 	for round := 1; round <= Rounds; round++ {
 		want(StepChallenged, round, s.Challenged[round] != nil)
 		want(StepUndelivered, round, s.Undelivered[round] != nil)

@@ -3,6 +3,7 @@ package events
 import (
 	"math/rand/v2"
 	"reflect"
+	"slices"
 	"testing"
 	"time"
 )
@@ -116,6 +117,45 @@ func TestStateTakesOnlyItsOwn(t *testing.T) {
 	}
 }
 
+// TestAnEndingThatWasShownStays takes every pair of endings that the broker lets into one login (see the tests of package
+// bus), and lets what a gateway hears of it arrive in every order.
+func TestAnEndingThatWasShownStays(t *testing.T) {
+	login, _ := sampleLogin(t)
+	closed := func(o Outcome) *Event { return New(login, 0, &Closed{Outcome: o}) }
+	lapsed := New(login, 0, &Lapsed{})
+	others := []*Event{New(login, 0, &Requested{}), New(login, 1, &Challenged{Factor: SMS}), New(login, 1, &Rejected{Round: 1})}
+	for _, test := range []struct {
+		endings []*Event
+		want    Status
+	}{
+		{[]*Event{closed(Granted)}, StatusGranted}, {[]*Event{closed(Denied)}, StatusDenied}, {[]*Event{closed(Failed)}, StatusFailed},
+		{[]*Event{closed(CancelledBy)}, StatusCancelled}, {[]*Event{closed(Expired)}, StatusExpired},
+		{[]*Event{lapsed}, StatusExpired}, {[]*Event{lapsed, closed(Expired)}, StatusExpired},
+	} {
+		var arrive func(s State, rest []*Event)
+		arrive = func(s State, rest []*Event) {
+			for i, e := range rest {
+				before, next := s.Ended(), s
+				next.Add(e)
+				if next.Ended() && (next.Status() != test.want || next.Challenge() != nil || next.Reason() != s.Reason() && before) {
+					t.Fatalf("%s after %s, want %s", next.Status(), e.ID(), test.want)
+				}
+				if before && !next.Ended() {
+					t.Fatalf("%s opened the login again", e.ID())
+				}
+				if ending := slices.Contains(test.endings, e); ending && before && next.Version() != s.Version() {
+					t.Fatalf("the ending counts twice")
+				}
+				arrive(next, slices.Concat(rest[:i], rest[i+1:]))
+			}
+			if len(rest) == 0 && s.Version() != 1+2+1 { // requested, what followed, and the ending
+				t.Fatalf("version %d", s.Version())
+			}
+		}
+		arrive(State{Login: login}, slices.Concat(test.endings, others))
+	}
+}
+
 func TestStateDeadline(t *testing.T) {
 	login, start := sampleLogin(t)
 	requested := func(after time.Duration, stored time.Time) *Event {
@@ -146,13 +186,42 @@ func TestMissingEventsAreAsked(t *testing.T) {
 	login, start := sampleLogin(t)
 	s := State{Login: login}
 	all := len(s.missing())
-	if want := 2 + 2*Rounds + Attempts; all != want {
+	if want := 3 + 2*Rounds + Attempts; all != want {
 		t.Errorf("%d events may exist, want %d", all, want)
 	}
 	for i, e := range road(login, start) {
 		s.Add(e)
-		if got := len(s.missing()); got != all-i-1 {
-			t.Errorf("after %s: %d missing, want %d", e.ID(), got, all-i-1)
+		want := all - i - 1
+		if s.Ended() {
+			want-- // of two endings one is enough
 		}
+		if got := len(s.missing()); got != want {
+			t.Errorf("after %s: %d missing, want %d", e.ID(), got, want)
+		}
+	}
+}
+
+// Wrong numbers exhaust a push, not the login: what can be chosen then is another factor.
+func TestExhaustedFactor(t *testing.T) {
+	login, start := sampleLogin(t)
+	s := State{Login: login}
+	for _, e := range []*Event{
+		New(login, 0, &Requested{App: "demo", Method: Password, Deadline: start.Add(time.Minute)}),
+		New(login, 1, &Challenged{Factor: Push, Expires: start.Add(time.Minute), Choices: []Factor{Push, SMS}}),
+		New(login, 1, &Rejected{Round: 1, Factor: Push, Reason: RejectedWrong, AttemptsLeft: 4}),
+	} {
+		s.Add(e)
+	}
+	if c := s.Challenge(); c.Exhausted || !slices.Equal(c.Choices, []Factor{Push, SMS}) {
+		t.Errorf("after one wrong number: %+v", c)
+	}
+	s.Add(New(login, 3, &Rejected{Round: 1, Factor: Push, Reason: RejectedSuperseded, AttemptsLeft: 2}))
+	s.Add(New(login, 2, &Rejected{Round: 1, Factor: Push, Reason: RejectedExhausted, AttemptsLeft: 3}))
+	if c := s.Challenge(); !c.Exhausted || !slices.Equal(c.Choices, []Factor{SMS}) {
+		t.Errorf("after the last wrong number: %+v", c)
+	}
+	s.Add(New(login, 2, &Challenged{Factor: SMS, Expires: start.Add(time.Minute), Choices: []Factor{SMS}}))
+	if c := s.Challenge(); c.Exhausted || c.Factor != SMS {
+		t.Errorf("after another was chosen: %+v", c)
 	}
 }

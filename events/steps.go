@@ -92,6 +92,7 @@ const (
 	RejectedLocked     = "locked"     // the authenticator is locked; the answer was not looked at
 	RejectedDenied     = "denied"     // the user said no
 	RejectedNotMe      = "not_me"     // the user says that somebody else is logging in
+	RejectedExhausted  = "exhausted"  // wrong too often for this factor, which takes no more answers in this login
 )
 
 // Requested opens a login.
@@ -105,6 +106,7 @@ type Requested struct {
 
 	Identity    *Sealed `json:"identity"`              // [Identity], to identityverifier
 	Environment *Sealed `json:"environment,omitempty"` // [Environment], to riskassessor
+	Prompt      *Sealed `json:"prompt,omitempty"`      // [Prompt], to pushnotifier
 }
 
 // Identity is what only identityverifier may know of a request.
@@ -128,6 +130,14 @@ type Environment struct {
 	Languages  string `json:"languages,omitempty"`
 	Assessment string `json:"assessment,omitempty"` // the collector's assessment id
 	Device     string `json:"device,omitempty"`
+}
+
+// Prompt is what only pushnotifier may know of a request: what the user's phone is asked for, and what it shows.
+type Prompt struct {
+	Number  string `json:"number"`            // six digits, which the gateway shows and the phone asks for
+	App     string `json:"app,omitempty"`     // what people call the app, in the language of the login
+	Place   string `json:"place,omitempty"`   // where the login comes from, in words for the user
+	Browser string `json:"browser,omitempty"` // what it comes from, in words for the user
 }
 
 // Identified says that the user is known and, with [Password], that the password was right.
@@ -174,6 +184,8 @@ type Assessed struct {
 	Assessment string   `json:"assessment,omitempty"` // the provider's id of it
 	// Degraded: no provider could be asked; the verdict says nothing and the policy decides.
 	Degraded bool `json:"degraded,omitempty"`
+	// Unknown: the user has not used this browser or this network before.
+	Unknown bool `json:"unknown,omitempty"`
 }
 
 // Facts are what a decision rests on beside the history and the policy. Recorded so that it can be made again.
@@ -202,16 +214,24 @@ type Wanted struct {
 	Device   string    `json:"device,omitempty"`
 	Deadline time.Time `json:"deadline"`
 	Decision Decision  `json:"decision"`
+
+	// With [Push] only.
+	Tap       bool   `json:"tap,omitempty"`        // the app's policy lets the phone approve without the number
+	SourceTag string `json:"source_tag,omitempty"` // of the request, for the limit of pushes per source
 }
 
 // Challenged says that a challenge is on its way to the user.
 type Challenged struct {
 	Factor   Factor    `json:"factor"`
-	Hint     string    `json:"hint,omitempty"`     // masked phone number or device name
+	Hint     string    `json:"hint,omitempty"`     // masked phone number or name of the token; none of a push
 	Question string    `json:"question,omitempty"` // OCRA question (RFC 6287)
 	Expires  time.Time `json:"expires"`
 	ResendAt time.Time `json:"resend_at,omitzero"`
 	Choices  []Factor  `json:"choices,omitempty"` // factors that the user may choose, this one included
+
+	// With [Push] only.
+	Number bool   `json:"number,omitempty"` // the phone asks for the number of the request's [Prompt], which the gateway shows
+	URL    string `json:"url,omitempty"`    // where the browser goes to approve, when a provider hosts the approval
 }
 
 // Undelivered says that a challenge could not be put to the user.
@@ -230,9 +250,16 @@ const (
 
 // Answered is one of the five attempts to answer a challenge. Its event carries a nonce.
 type Answered struct {
-	Round  int     `json:"round"`
-	Factor Factor  `json:"factor"`
-	Code   *Sealed `json:"code"` // to otpvalidator
+	Round    int     `json:"round"`
+	Factor   Factor  `json:"factor"`
+	Code     *Sealed `json:"code,omitempty"`     // what the user typed, to otpvalidator; with every factor but [Push]
+	Response *Sealed `json:"response,omitempty"` // [Response], to pushnotifier; with [Push]
+}
+
+// Response is what only pushnotifier may know of the answer to a push. It has one of the two fields.
+type Response struct {
+	Assertion  string            `json:"assertion,omitempty"`  // JWS (RFC 7515) that the phone signed
+	Parameters map[string]string `json:"parameters,omitempty"` // what the browser brought back from the provider that hosts the approval
 }
 
 // Rejected says that the attempt of the same number did not succeed.

@@ -28,6 +28,7 @@ func (d *Requested) Validate() error {
 		text("source_tag", d.SourceTag, 0, 64),
 		sealed("identity", d.Identity, true),
 		sealed("environment", d.Environment, false),
+		sealed("prompt", d.Prompt, false),
 	)
 }
 
@@ -86,6 +87,7 @@ func (d *Wanted) Validate() error {
 		text("device", d.Device, 0, 64),
 		instant("deadline", d.Deadline),
 		d.Decision.validate(),
+		text("source_tag", d.SourceTag, 0, 64),
 	)
 }
 
@@ -96,6 +98,7 @@ func (d *Challenged) Validate() error {
 		text("question", d.Question, 0, 64),
 		instant("expires", d.Expires),
 		factors("choices", d.Choices),
+		text("url", d.URL, 0, 2048),
 	)
 }
 
@@ -110,7 +113,8 @@ func (d *Answered) Validate() error {
 	return errors.Join(
 		number("round", d.Round, 1, Rounds),
 		oneOf("factor", d.Factor, Factors...),
-		sealed("code", d.Code, true),
+		sealedIf("code", d.Code, d.Factor != Push),
+		sealedIf("response", d.Response, d.Factor == Push),
 	)
 }
 
@@ -118,7 +122,7 @@ func (d *Rejected) Validate() error {
 	return errors.Join(
 		number("round", d.Round, 1, Rounds),
 		oneOf("factor", d.Factor, Factors...),
-		oneOf("reason", d.Reason, RejectedWrong, RejectedSuperseded, RejectedExpired, RejectedLocked, RejectedDenied, RejectedNotMe),
+		oneOf("reason", d.Reason, RejectedWrong, RejectedSuperseded, RejectedExpired, RejectedLocked, RejectedDenied, RejectedNotMe, RejectedExhausted),
 		number("attempts_left", d.AttemptsLeft, 0, Attempts),
 	)
 }
@@ -222,4 +226,12 @@ func sealed(field string, value *Sealed, required bool) error {
 	default:
 		return nil
 	}
+}
+
+// sealedIf wants a value where the condition holds, and none where it does not.
+func sealedIf(field string, value *Sealed, wanted bool) error {
+	if value != nil && !wanted {
+		return fmt.Errorf("%s: not with this factor", field)
+	}
+	return sealed(field, value, wanted)
 }

@@ -28,10 +28,13 @@ type follow struct {
 }
 
 // told are the third tokens of the subjects that a gateway hears.
-var told = []string{string(StepChallenged), string(StepUndelivered), string(StepRejected), string(StepClosed), revoked}
+var told = []string{string(StepChallenged), string(StepUndelivered), string(StepRejected), string(StepLapsed), string(StepClosed), revoked, prompts}
 
-// revoked is the third token of the subjects under which sessions are told to have been revoked.
-const revoked = "revoked"
+// Third tokens of subjects that do not come from LOGIN.
+const (
+	revoked = "revoked" // sessions that have been revoked
+	prompts = "prompts" // devices for which there is something new to fetch
+)
 
 // listen subscribes to what the broker tells this gateway. Every client of a gateway hears everything. A message may be
 // lost, so it is no more than a hint that saves reading the stream.
@@ -73,6 +76,12 @@ func (c *Client) hear(msg *nats.Msg) {
 		session := Login{Gateway: c.options.Gateway, ID: id}
 		if session.Validate() == nil && c.options.Revoked != nil {
 			c.options.Revoked(session)
+		}
+		return
+	}
+	if what == prompts {
+		if c.options.Prompted != nil {
+			c.options.Prompted(id)
 		}
 		return
 	}
@@ -197,7 +206,7 @@ func (c *Client) Watch(ctx context.Context, login Login) iter.Seq2[*State, error
 			case <-again.C:
 				_ = c.refresh(ctx, f, 0) // what is known stays true; the next reading may succeed
 				wait = min(wait*3/2, maxReread)
-				again.Reset(wait)
+				again.Reset(state.untilDeadline(wait))
 			}
 		}
 	}
@@ -231,11 +240,12 @@ func (c *Client) look(f *follow) (*State, <-chan struct{}) {
 	return &state, f.changed
 }
 
-// refresh reads the stream unless the login was read less than age ago, or has ended.
+// refresh reads the stream unless the login was read less than age ago, or has ended. One that it finds past its deadline it
+// ends, so that it ends also when the client that started it is gone.
 func (c *Client) refresh(ctx context.Context, f *follow, age time.Duration) error {
 	c.mu.Lock()
 	state, began := f.state, time.Now()
-	fresh := !f.read.IsZero() && (state.Ended() || began.Sub(f.read) < age)
+	fresh := !f.read.IsZero() && (state.Ended() || began.Sub(f.read) < age && !state.overdue(began))
 	c.mu.Unlock()
 	if fresh {
 		return nil
@@ -251,6 +261,14 @@ func (c *Client) refresh(ctx context.Context, f *follow, age time.Duration) erro
 	}
 	if len(found) == 0 && state.Requested == nil && began.Sub(state.Login.Time()) > settled {
 		return fmt.Errorf("%w: login %s", ErrNotFound, state.Login)
+	}
+	for _, e := range found {
+		state.Add(e)
+	}
+	if state.overdue(began) {
+		if e, err := c.say(ctx, &state, &Lapsed{}); err == nil { // else others notice the deadline too
+			found = append(found, e)
+		}
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
