@@ -37,6 +37,8 @@ func (s *Simulators) control() http.Handler {
 	}
 	route("GET", "/sim/sms/messages", s.getMessages)
 	route("GET", "/sim/push/messages", s.getPushMessages)
+	route("POST", "/sim/push/subscriptions", s.postSubscription)
+	route("DELETE", "/sim/push/subscriptions/{id}", s.deleteSubscription)
 	route("PUT", "/sim/faults/{provider}", s.putFault)
 	route("PUT", "/sim/risk/users/{user}", s.putRisk)
 	route("GET", "/sim/calls", s.getCalls)
@@ -88,12 +90,6 @@ func (s *Simulators) getMessages(w http.ResponseWriter, r *http.Request) *proble
 	}
 	found, _ := s.phones.inbox(e164(to), since)
 	writeJSON(w, http.StatusOK, found)
-	return nil
-}
-
-// getPushMessages is empty as long as there is no far end for push messages.
-func (s *Simulators) getPushMessages(w http.ResponseWriter, r *http.Request) *problem {
-	writeJSON(w, http.StatusOK, []struct{}{})
 	return nil
 }
 

@@ -1,30 +1,34 @@
-// Package simulators stands in for the outside systems: the risk provider and two text-message providers,
-// as real HTTP servers with the APIs of the vendors, and with faults that can be switched on. It fakes the
-// far end of the wire, so that the adapters under test are the ones that run in the field.
+// Package simulators stands in for the outside systems: the risk provider, two text-message providers and three
+// push providers, as real HTTP servers with the APIs of the vendors, and with faults that can be switched on. It
+// fakes the far end of the wire, so that the adapters under test are the ones that run in the field.
 //
 //	/karaden/api/{tenant}/…              Karaden SMS API
 //	/twilio/2010-04-01/Accounts/{sid}/…  Twilio's Messages API
 //	/omotion/…                           O-MOTION; its paths are ours, since the vendor's are not public
+//	/webpush/{subscription}              a push service of browsers (RFC 8030), which decrypts like a browser
+//	/fcm/…                               Firebase Cloud Messaging, HTTP v1, and its token server
+//	/mamoru/…                            Mamoru PUSH with its page; its paths are ours, since the vendor's are not public
 //	/sim/…                               the control API: what phones received, faults, verdicts, calls
 //
-// Whatever is kept is bounded: the last 10,000 messages and calls.
+// Whatever is kept is bounded: the last 10,000 messages, calls and subscriptions.
 package simulators
 
 import (
 	"bytes"
+	"crypto/rsa"
 	"io"
 	"net/http"
 	"sync"
 	"time"
 )
 
-// The providers that the control API names. Faults of Push and VACMAN can be set; their far ends are not
-// part of this package.
+// The providers that the control API names. Faults of VACMAN can be set; its far end is not part of this
+// package.
 const (
 	Risk   = "risk"   // O-MOTION
 	SMS    = "sms"    // Karaden
 	SMS2   = "sms2"   // Twilio
-	Push   = "push"   // Mamoru PUSH
+	Push   = "push"   // Web Push, FCM and Mamoru PUSH
 	VACMAN = "vacman" // VACMAN Controller
 )
 
@@ -39,6 +43,9 @@ type Config struct {
 	KaradenTenant, KaradenToken string
 	TwilioAccount, TwilioToken  string
 	OMotionSignature            string
+	FCMProject, FCMEmail        string         // the project, and the service account that may send for it
+	FCMKey                      *rsa.PublicKey // of the service account; without one nobody may
+	MamoruToken                 string
 	RiskReview                  []string         // canonical names of the users who get REVIEW from the start
 	Now                         func() time.Time // default time.Now
 }
@@ -48,6 +55,7 @@ type Simulators struct {
 	mux     http.ServeMux
 	now     func() time.Time
 	phones  *phones
+	apps    *apps
 	omotion *omotion
 	calls   *calls
 	faults  faults
@@ -64,6 +72,7 @@ func New(cfg Config) *Simulators {
 	s := &Simulators{
 		now:     cfg.Now,
 		phones:  &phones{},
+		apps:    &apps{subscriptions: make(map[string]*subscription)},
 		omotion: newOMotion(cfg),
 		calls:   &calls{},
 		closing: make(chan struct{}),
@@ -73,6 +82,9 @@ func New(cfg Config) *Simulators {
 	s.mux.Handle("/karaden/api/", s.farEnd(SMS, karadenFailure, newKaraden(cfg, s.phones).routes()))
 	s.mux.Handle("/twilio/2010-04-01/", s.farEnd(SMS2, twilioFailure, newTwilio(cfg, s.phones).routes()))
 	s.mux.Handle("/omotion/", s.farEnd(Risk, omotionFailure, s.omotion.routes()))
+	s.mux.Handle("/webpush/", s.farEnd(Push, webPushFailure, (&webPush{apps: s.apps, now: cfg.Now}).routes()))
+	s.mux.Handle("/fcm/", s.farEnd(Push, fcmFailure, newFCM(cfg, s.apps).routes()))
+	s.mux.Handle("/mamoru/", s.farEnd(Push, mamoruFailure, newMamoru(cfg).routes()))
 	s.mux.Handle("/sim/", s.control())
 	return s
 }

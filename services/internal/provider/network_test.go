@@ -1,6 +1,9 @@
 package provider
 
 import (
+	"context"
+	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -92,5 +95,39 @@ func TestRefuseIsUnsent(t *testing.T) {
 	wantClass(t, err, ErrRefused, true)
 	if got := err.Error(); got != "far: request refused: no such number" {
 		t.Fatal(got)
+	}
+}
+
+func TestDialMayRefuse(t *testing.T) {
+	var states []string
+	c := New(Settings{Name: "far", Failures: 1, Dial: func(context.Context, string, string) (net.Conn, error) {
+		return nil, fmt.Errorf("not there: %w", ErrRefused)
+	}}, prometheus.NewRegistry(), func(_, _, to string) { states = append(states, to) })
+	err := c.Do(t.Context(), request(t, "https://far.test/?to=secret"), byStatus)
+	wantClass(t, err, ErrRefused, true)
+	if got := err.Error(); got != "far: not there: request refused" {
+		t.Fatal(got)
+	}
+	if states != nil {
+		t.Fatalf("the breaker went through %v", states)
+	}
+}
+
+// A Dial of one's own sees the address of the far end, and never that of a proxy.
+func TestDialIsAskedForTheFarEnd(t *testing.T) {
+	var dialed string
+	c := New(Settings{Name: "far", Dial: func(_ context.Context, network, addr string) (net.Conn, error) {
+		dialed = network + " " + addr
+		return nil, errors.New("no")
+	}}, prometheus.NewRegistry(), nil)
+	if c.transport.Proxy != nil {
+		t.Fatal("a proxy would be dialed")
+	}
+	wantClass(t, c.Do(t.Context(), request(t, "https://far.test/"), byStatus), ErrUnavailable, true)
+	if dialed != "tcp far.test:443" {
+		t.Fatalf("dialed %s", dialed)
+	}
+	if New(Settings{Name: "far"}, prometheus.NewRegistry(), nil).transport.Proxy == nil {
+		t.Fatal("the environment's proxy is not used")
 	}
 }

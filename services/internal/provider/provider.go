@@ -38,6 +38,11 @@ type Settings struct {
 	Open          time.Duration // how long the breaker stays open before one call may probe; default 10s
 	MaxBody       int64         // bytes of an answer's body; default 1 MiB
 	MaxRetryAfter time.Duration // bound on what a provider's Retry-After may ask for; default 1m
+
+	// Dial connects to host:port, and may turn an address down by an error that wraps ErrRefused, whose text ends up in logs.
+	// Default is a net.Dialer, through the proxy of the environment if there is one. A Dial of one's own has to see where each
+	// connection goes, so no proxy is used with it.
+	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 }
 
 func (s Settings) withDefaults() Settings {
@@ -65,12 +70,20 @@ type Client struct {
 // runs under the breaker's lock, so it must be quick and must not use the client.
 func New(s Settings, reg prometheus.Registerer, onState func(name, from, to string)) *Client {
 	s = s.withDefaults()
+	proxy, dial := http.ProxyFromEnvironment, (&net.Dialer{}).DialContext
+	if s.Dial != nil {
+		proxy, dial = nil, s.Dial
+	}
 	c := &Client{
 		settings: s,
-		// A request's end does not end a dial that it began, so dialing has its own bounds.
 		transport: &http.Transport{
-			Proxy:                  http.ProxyFromEnvironment,
-			DialContext:            (&net.Dialer{Timeout: s.Timeout}).DialContext,
+			Proxy: proxy,
+			// A request's end does not end a dial that it began, so dialing has its own bounds.
+			DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+				ctx, cancel := context.WithTimeout(ctx, s.Timeout)
+				defer cancel()
+				return dial(ctx, network, addr)
+			},
 			TLSHandshakeTimeout:    s.Timeout,
 			ForceAttemptHTTP2:      true,
 			MaxIdleConnsPerHost:    s.MaxConcurrent,
@@ -199,6 +212,9 @@ func (c *Client) exchange(ctx context.Context, req *http.Request, decode func(*R
 	failure := &Error{Provider: c.settings.Name, Class: ErrUnavailable, Unsent: !connected.Load(), Cause: blunt(err)}
 	if timeout, ok := errors.AsType[net.Error](err); ok && timeout.Timeout() {
 		failure.Class = ErrTimeout
+	}
+	if errors.Is(err, ErrRefused) { // by Settings.Dial
+		failure.Class, failure.Cause = ErrRefused, err
 	}
 	return failure
 }
