@@ -84,7 +84,9 @@ func (c *console) handler() http.Handler {
 		"POST /admin/v1/users/{user}/lock":                  c.lockUser,
 		"POST /admin/v1/users/{user}/unlock":                c.unlockUser,
 		"GET /admin/v1/users/{user}/authenticators":         c.listAuthenticators,
+		"POST /admin/v1/users/{user}/authenticators":        c.link,
 		"DELETE /admin/v1/users/{user}/authenticators/{id}": c.removeAuthenticator,
+		"POST /admin/v1/users/{user}/activations":           c.activate,
 		"GET /admin/v1/users/{user}/sessions":               c.listSessions,
 		"DELETE /admin/v1/users/{user}/sessions/{id}":       c.endSession,
 	} {
@@ -139,6 +141,10 @@ func (c *console) problem(pattern string, err error) *httpapi.Problem {
 	switch {
 	case errors.Is(err, directory.ErrNotFound):
 		return &httpapi.Problem{Status: http.StatusNotFound, Detail: "there is no such user"}
+	case errors.Is(err, directory.ErrNoDevice):
+		return errNoAuthenticator
+	case errors.Is(err, directory.ErrTooManyDevices):
+		return &httpapi.Problem{Status: http.StatusConflict, Detail: "the user has as many phones as push.devices allows: remove one"}
 	case errors.Is(err, directory.ErrTaken):
 		return &httpapi.Problem{Status: http.StatusConflict, Field: "user", Detail: "the name is taken"}
 	}

@@ -316,6 +316,71 @@ func TestAuthenticators(t *testing.T) {
 	}
 }
 
+// A phone is invited by an admin, enrolls, shows among the authenticators, and is removed with the sessions.
+func TestPhone(t *testing.T) {
+	w := newWorld(t)
+	w.env.Config.Gateway.URL = "https://login.example.com"
+	id := w.must(201, "POST", "/admin/v1/users", `{"user":"alice"}`)["id"].(string)
+	w.announced("created", id, `{"authenticators":[],"primary":"password"}`)
+	w.must(201, "POST", "/admin/v1/users", `{"user":"bob"}`)
+	if _, err := w.heard.NextMsg(10 * time.Second); err != nil {
+		t.Fatal(err)
+	}
+
+	before := time.Now()
+	invited := w.must(201, "POST", "/admin/v1/users/ALICE/activations", "")
+	code, ok := strings.CutPrefix(invited["activation_url"].(string), "https://login.example.com/authenticator#")
+	expires, err := time.Parse(time.RFC3339Nano, invited["expires"].(string))
+	if !ok || err != nil || !strings.HasPrefix(invited["qr_svg"].(string), "<svg ") || len(invited) != 3 {
+		t.Fatalf("invited: %v", invited)
+	}
+	if lifetime := expires.Sub(before); lifetime < 10*time.Minute || lifetime > 11*time.Minute {
+		t.Errorf("the invitation lives for %v", lifetime)
+	}
+	phones := directory.New(w.db.Pool(t, "pushnotifier"), directory.Rule{}, time.Now)
+	defer phones.Close()
+	device, err := phones.Enroll(t.Context(), code, directory.Device{Name: "my phone", PublicKey: append([]byte{4}, make([]byte, 64)...), Gateway: "web"})
+	if err != nil || device.User != id {
+		t.Fatalf("enrolled %+v, %v", device, err)
+	}
+
+	list := w.must(200, "GET", "/admin/v1/users/alice/authenticators", "")["authenticators"].([]any)
+	if a := list[0].(map[string]any); len(list) != 1 || a["id"] != "push:"+device.ID || a["kind"] != "push" || a["name"] != "my phone" {
+		t.Errorf("authenticators = %v", list)
+	}
+	if got := w.must(200, "GET", "/admin/v1/users/alice", "")["authenticators"].([]any); len(got) != 1 || got[0] != "push" {
+		t.Errorf("alice has %v", got)
+	}
+	session := w.session(id)
+	path := "/authenticators/push:" + device.ID
+	w.must(404, "DELETE", "/admin/v1/users/bob"+path, "")
+	w.must(204, "DELETE", "/admin/v1/users/alice"+path, "")
+	w.revoked(session)
+	w.announced("sessions_revoked", id, `{"sessions":1}`)
+	w.announced("device-removed", id, `{"device":"`+device.ID+`"}`)
+	w.must(404, "DELETE", "/admin/v1/users/alice"+path, "")
+	w.must(404, "POST", "/admin/v1/users/nobody/activations", "")
+	if strings.Contains(w.log.String(), code) {
+		t.Error("the invitation is in the log")
+	}
+
+	w.env.Config.Push.Devices = 1
+	linked := w.must(201, "POST", "/admin/v1/users/alice/authenticators", `{"kind":"mamoru","account":"alice@example"}`)
+	w.announced("device-enrolled", id, `{"device":"`+strings.TrimPrefix(linked["id"].(string), "push:")+`"}`)
+	if linked["name"] != "Mamoru" || linked["kind"] != "push" {
+		t.Errorf("linked %v", linked)
+	}
+	w.must(409, "POST", "/admin/v1/users/alice/activations", "")
+	w.must(404, "POST", "/admin/v1/users/nobody/authenticators", `{"kind":"mamoru","account":"x"}`)
+
+	w.env.Config.Gateway.URL = ""
+	w.must(409, "POST", "/admin/v1/users/bob/activations", "")
+	w.env.Config.Gateway.Base = "http://127.0.0.1:8080"
+	if url := w.must(201, "POST", "/admin/v1/users/bob/activations", "")["activation_url"].(string); !strings.HasPrefix(url, "http://127.0.0.1:8080/authenticator#") {
+		t.Errorf("without gateway.url: %s", url)
+	}
+}
+
 func TestAdminsOnly(t *testing.T) {
 	w := newWorld(t)
 	for name, value := range map[string]string{
@@ -360,6 +425,9 @@ func TestBadInput(t *testing.T) {
 		"unknown field":     {"POST", "", `{"user":"a","enabled":true}`, 422, "enabled"},
 		"unknown in change": {"PATCH", "/taken", `{"user":"b"}`, 422, "user"},
 		"bad in change":     {"PATCH", "/taken", `{"password":"short"}`, 422, "password"},
+		"link of a phone":   {"POST", "/taken/authenticators", `{"kind":"sekisho","account":"a"}`, 422, "kind"},
+		"link to nothing":   {"POST", "/taken/authenticators", `{"kind":"mamoru"}`, 422, "account"},
+		"link, long name":   {"POST", "/taken/authenticators", `{"kind":"mamoru","account":"a","name":"` + strings.Repeat("x", 65) + `"}`, 422, "name"},
 		"duplicate":         {"POST", "", `{"user":"a","user":"b"}`, 400, "user"},
 		"not JSON":          {"POST", "", `user=a`, 400, ""},
 		"not UTF-8":         {"POST", "", "{\"user\":\"\xff\"}", 400, ""},

@@ -38,6 +38,9 @@ func show(u directory.User) user {
 	if u.Phone != "" {
 		shown.Authenticators = append(shown.Authenticators, authSMS)
 	}
+	if u.HasDevice {
+		shown.Authenticators = append(shown.Authenticators, authPush)
+	}
 	return shown
 }
 

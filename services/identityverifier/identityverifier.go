@@ -14,7 +14,6 @@ import (
 
 	"github.com/sekisho/sekisho/events"
 	"github.com/sekisho/sekisho/services/internal/bus"
-	"github.com/sekisho/sekisho/services/internal/credentials"
 	"github.com/sekisho/sekisho/services/internal/directory"
 	"github.com/sekisho/sekisho/services/internal/runtime"
 	"github.com/sekisho/sekisho/services/internal/sessions"
@@ -42,11 +41,7 @@ func Build(ctx context.Context, env *runtime.Env) (*runtime.Worker, error) {
 	if err != nil {
 		return nil, err
 	}
-	public, err := env.Credentials.PublicKeys()
-	if err != nil {
-		return nil, err
-	}
-	sealer, err := events.NewSealer(public...)
+	sealer, err := env.Credentials.Sealer()
 	if err != nil {
 		return nil, err
 	}
@@ -68,33 +63,8 @@ func Build(ctx context.Context, env *runtime.Env) (*runtime.Worker, error) {
 		Handlers: []bus.Handler{bus.On(v.identify)},
 		Run: []func(context.Context) error{
 			func(ctx context.Context) error { return env.Credentials.Follow(ctx, Name, opener) },
-			func(ctx context.Context) error { return followKeys(ctx, env.Credentials, sealer) },
+			func(ctx context.Context) error { return env.Credentials.Supply(ctx, sealer) },
 		},
 		Close: func() { v.users.Close(); v.sessions.Close() },
 	}, nil
-}
-
-// followEvery is how often the keys of others are read again. A key that was replaced stays good for much longer.
-const followEvery = time.Minute
-
-// followKeys seals to the newest keys of others, until ctx ends.
-func followKeys(ctx context.Context, folder *credentials.Folder, sealer *events.Sealer) error {
-	tick := time.NewTicker(followEvery)
-	defer tick.Stop()
-	for {
-		keys, err := folder.PublicKeys()
-		if err != nil {
-			return err
-		}
-		for _, key := range keys {
-			if err := sealer.Use(key); err != nil {
-				return err
-			}
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-		}
-	}
 }

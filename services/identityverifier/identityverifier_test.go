@@ -326,6 +326,56 @@ func TestByNameOnly(t *testing.T) {
 		}
 		seen[first.User] = true
 	}
+	w.enroll("bob")
+	if got := identify("bob"); got.Decoy || got.User != w.ids["bob"] || !slices.Equal(got.Factors, []events.Factor{events.Push}) {
+		t.Errorf("bob with a phone = %+v", got)
+	}
+}
+
+// Attempts count as failures while they are looked at. The owner, who comes many times at once and is right, is not locked out by that.
+func TestManyRightPasswordsAtOnce(t *testing.T) {
+	w := newWorld(t)
+	w.start()
+	var wg sync.WaitGroup
+	for range 30 {
+		e := w.requested(events.Password, events.Identity{User: "alice", Password: password})
+		wg.Go(func() {
+			w.broker.Publish(t, e)
+			if got := says(w.outcome(e.Login)); got != "identified" {
+				t.Errorf("outcome %s", got)
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// Strangers have what users can have, phones for pushes among it, and each has always the same.
+func TestStrangers(t *testing.T) {
+	v := &verifier{secret: []byte("secret")}
+	ids, kinds := make(map[string]bool), make(map[string]int)
+	for i := range 200 {
+		name := fmt.Sprint("stranger", i)
+		a := v.stranger(name)
+		if again := v.stranger(name); again.ID != a.ID || !slices.Equal(again.Factors, a.Factors) {
+			t.Errorf("%s is another stranger the next time", name)
+		}
+		ids[a.ID] = true
+		kinds[fmt.Sprint(a.Factors)]++
+	}
+	if len(ids) != 200 || len(kinds) != 3 || kinds["[sms]"] < 20 || kinds["[sms push]"] < 20 || kinds["[push]"] < 20 {
+		t.Errorf("%d strangers who have %v", len(ids), kinds)
+	}
+}
+
+// enroll gives a user a phone.
+func (w *world) enroll(user string) {
+	w.Helper()
+	code, _, err := w.users.Activate(w.Context(), w.ids[user], time.Minute, 1)
+	w.check(err)
+	phones := directory.New(w.db.Pool(w, "pushnotifier"), directory.Rule{}, time.Now)
+	w.Cleanup(phones.Close)
+	_, err = phones.Enroll(w.Context(), code, directory.Device{Name: "phone", PublicKey: append([]byte{4}, make([]byte, 64)...), Gateway: "web"})
+	w.check(err)
 }
 
 func TestGuessingLocksTheUserAndNotTheDevice(t *testing.T) {

@@ -3,8 +3,10 @@ package identityverifier
 import (
 	"context"
 	"crypto/sha256"
+	"time"
 
 	"github.com/sekisho/sekisho/events"
+	"github.com/sekisho/sekisho/services/internal/bus"
 	"github.com/sekisho/sekisho/services/internal/directory"
 )
 
@@ -20,6 +22,10 @@ const (
 // right is the verdict on a right password; other verdicts are the reason of the refusal.
 const right = "right"
 
+// contention is how soon a login looks again whether others of its user have taken their lock back. That they have not within a
+// second makes it a lock like any other; names that nobody has are locked alike.
+const contention = 50 * time.Millisecond
+
 // checkPassword returns the reason to refuse, "" for none. Whatever the name and the password, it takes the same
 // statements and one hash.
 func (v *verifier) checkPassword(ctx context.Context, e *events.Event, requested *events.Requested, password, name string, account *directory.Account) (reason string, err error) {
@@ -32,6 +38,9 @@ func (v *verifier) checkPassword(ctx context.Context, e *events.Event, requested
 	standing, err := v.users.Begin(ctx, attempt)
 	if err != nil {
 		return "", err
+	}
+	if standing.Contended {
+		return "", bus.RetryAfter(contention, nil)
 	}
 	verdict := standing.Verdict
 	if verdict == "" {

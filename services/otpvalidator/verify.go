@@ -36,7 +36,7 @@ func (v *verifier) verify(ctx context.Context, e *events.Event, answer *events.A
 	if err != nil {
 		return nil, err
 	}
-	if over(history, answer.Round) {
+	if _, judged := bus.Get[*events.Rejected](history, e.N); judged != nil || over(history, answer.Round) {
 		return nil, nil
 	}
 	reject := func(reason string) ([]*events.Event, error) {

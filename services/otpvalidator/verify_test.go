@@ -264,7 +264,7 @@ func TestWhatWasNotAsked(t *testing.T) {
 	answer := *early.Data.(*events.Answered)
 	answer.Factor = events.Token
 	expect(t, "another factor", verify(t, v, l.publish(t, "gateway/web", l.Login, 3, &answer)), "wrong 2")
-	answer.Factor = events.Push
+	answer.Factor, answer.Code, answer.Response = events.Push, nil, answer.Code
 	expect(t, "another worker's", verify(t, v, l.publish(t, "gateway/web", l.Login, 4, &answer)), "")
 	expect(t, "failures", s.failures(t, "sms:alice"), 0) // nothing was guessed at
 	expect(t, "right", verify(t, v, l.answered(t, 5, 1, code)), "verified sms:alice")

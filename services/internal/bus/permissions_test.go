@@ -20,17 +20,20 @@ import (
 // also has its own dead letters, its consumers' acks and pulls, and the public keys; see ownSubjects.
 var mayPublish = map[string][]string{
 	"identityverifier": {"login.identified.*.*", "login.refused.*.*", "login.lapsed.*.*"},
-	"riskassessor":     {"login.assessed.*.*", "login.lapsed.*.*", "$JS.API.DIRECT.GET.LOGIN.login.requested.>", "$JS.API.DIRECT.GET.LOGIN"},
+	"riskassessor":     {"login.assessed.*.*", "login.lapsed.*.*", "alert.*.*", "$JS.API.DIRECT.GET.LOGIN.login.requested.>", "$JS.API.DIRECT.GET.LOGIN"},
 	"sessionissuer": {"login.wanted.*.*.1-6", "login.closed.*.*", "login.lapsed.*.*", "timer.at.*.*", "session.revoked.*.*", "$JS.API.DIRECT.GET.LOGIN",
 		"$JS.API.DIRECT.GET.LOGIN.login.closed.>", "$JS.API.DIRECT.GET.LOGIN.login.wanted.>"},
 	"smsdispatcher": {"login.challenged.*.*.1-6", "login.undelivered.*.*.1-6", "login.lapsed.*.*"},
-	"otpvalidator":  {"login.challenged.*.*.1-6", "login.verified.*.*.1-6", "login.rejected.*.*.1-5", "login.lapsed.*.*", "$JS.API.DIRECT.GET.LOGIN"},
-	"recorder":      {"login.lapsed.*.*"},
-	"console":       {"account.*.*", "alert.*.*", "session.revoked.*.*"},
-	"web":           gatewayMay("web"),
-	"example":       gatewayMay("example"),
-	"viewer":        {},
-	"operator":      {"redo.>", "$JS.API.STREAM.MSG.DELETE.DEAD", "$JS.API.CONSUMER.PAUSE.*.*", "$JS.API.CONSUMER.RESET.*.*"},
+	"pushnotifier": {"login.challenged.*.*.1-6", "login.undelivered.*.*.1-6", "login.answered.*.*.1-5", "login.rejected.*.*.1-5", "login.verified.*.*.1-6",
+		"login.lapsed.*.*", "account.*.*", "alert.*.*", "session.revoked.*.*", "deliver.*.prompts.*", "$JS.API.DIRECT.GET.LOGIN",
+		"$JS.API.DIRECT.GET.LOGIN.login.challenged.>", "$JS.API.DIRECT.GET.LOGIN.login.rejected.>", "$JS.API.DIRECT.GET.LOGIN.login.verified.>"},
+	"otpvalidator": {"login.challenged.*.*.1-6", "login.verified.*.*.1-6", "login.rejected.*.*.1-5", "login.lapsed.*.*", "$JS.API.DIRECT.GET.LOGIN"},
+	"recorder":     {"login.lapsed.*.*"},
+	"console":      {"account.*.*", "alert.*.*", "session.revoked.*.*"},
+	"web":          gatewayMay("web"),
+	"example":      gatewayMay("example"),
+	"viewer":       {},
+	"operator":     {"redo.>", "$JS.API.STREAM.MSG.DELETE.DEAD", "$JS.API.CONSUMER.PAUSE.*.*", "$JS.API.CONSUMER.RESET.*.*"},
 }
 
 var consumes = map[string][]string{
@@ -40,17 +43,18 @@ var consumes = map[string][]string{
 		"LOGIN.sessionissuer-undelivered", "LOGIN.sessionissuer-chosen", "LOGIN.sessionissuer-cancelled", "LOGIN.sessionissuer-lapsed",
 		"TIMER.sessionissuer-timer", "REDO.sessionissuer-redo"},
 	"smsdispatcher": {"LOGIN.smsdispatcher-wanted", "REDO.smsdispatcher-redo"},
+	"pushnotifier":  {"LOGIN.pushnotifier-wanted", "LOGIN.pushnotifier-answered", "LOGIN.pushnotifier-assessed", "ACCOUNT.pushnotifier-account", "REDO.pushnotifier-redo"},
 	"otpvalidator":  {"LOGIN.otpvalidator-answered", "REDO.otpvalidator-redo"},
 	"recorder":      {"ARCHIVE.recorder-archive", "ACCOUNT.recorder-account"},
 }
 
 func gatewayMay(name string) []string {
-	list := []string{"login.answered." + name + ".*.1-5", "login.chosen." + name + ".*.1-6", "session.revoked." + name + ".*",
+	list := []string{"login.answered." + name + ".*.1-5", "login.chosen." + name + ".*.1-6", "session.revoked." + name + ".*", "device." + name,
 		"$JS.API.DIRECT.GET.SESSION.session.revoked." + name + ".*"}
 	for _, step := range []string{"requested", "cancelled", "lapsed"} {
 		list = append(list, "login."+step+"."+name+".*")
 	}
-	for _, step := range []string{"requested", "answered", "chosen", "challenged", "undelivered", "rejected", "closed"} {
+	for _, step := range []string{"requested", "answered", "chosen", "challenged", "undelivered", "rejected", "lapsed", "closed"} {
 		list = append(list, "$JS.API.DIRECT.GET.LOGIN.login."+step+"."+name+".>")
 	}
 	return list
@@ -100,6 +104,7 @@ func everything() []string {
 		}
 	}
 	for _, gateway := range []string{"web", "example"} {
+		list = append(list, "device."+gateway, "device."+gateway+".x", "deliver."+gateway+".prompts.x", "deliver."+gateway+".prompts.x.y")
 		list = append(list, "session.revoked."+gateway+"."+id, "$JS.API.DIRECT.GET.SESSION.session.revoked."+gateway+"."+id, "timer.at."+gateway+"."+id, "timer.due."+gateway+"."+id)
 	}
 	for _, s := range streams {
@@ -159,9 +164,9 @@ func TestPublishPermissions(t *testing.T) {
 func TestSubscribePermissions(t *testing.T) {
 	broker := testenv.NATS(t)
 	subjects := []string{">", "*", "login.>", "login.requested.>", "login.requested.web.>", "archive.>", "timer.>", "account.>", "alert.>", "session.>",
-		"keys.>", "dead.>", "redo.>", "deliver.>", "$JS.>", "$JS.API.>", "$JS.ACK.>", "$JS.EVENT.>", "$SYS.>", "_INBOX.>", "$KV.>"}
+		"keys.>", "dead.>", "device.>", "device.*", "device.web", "redo.>", "deliver.>", "$JS.>", "$JS.API.>", "$JS.ACK.>", "$JS.EVENT.>", "$SYS.>", "_INBOX.>", "$KV.>"}
 	for user := range mayPublish {
-		subjects = append(subjects, "deliver."+user+".>", "deliver."+user+".closed", "deliver."+user+".closed.x",
+		subjects = append(subjects, "deliver."+user+".>", "deliver."+user+".closed", "deliver."+user+".closed.x", "deliver."+user+".prompts.x",
 			"deliver."+user+".identified.>", "deliver."+user+".refused.x", "deliver."+user+".wanted.x.1", "_INBOX_"+user+".>", "_INBOX_"+user+".a.b")
 	}
 	for user := range mayPublish {
@@ -172,8 +177,11 @@ func TestSubscribePermissions(t *testing.T) {
 			})
 			for _, subject := range subjects {
 				want := strings.HasPrefix(subject, "_INBOX_"+user+".")
+				if user == "pushnotifier" { // the broker takes the > of device.> for a token that * fits; gateways have no longer subjects
+					want = want || strings.HasPrefix(subject, "device.")
+				}
 				if user == "web" || user == "example" {
-					want = want || subject == "deliver."+user+".>" || subject == "deliver."+user+".closed" || subject == "deliver."+user+".closed.x"
+					want = want || subject == "deliver."+user+".>" || subject == "deliver."+user+".closed" || subject == "deliver."+user+".closed.x" || subject == "deliver."+user+".prompts.x"
 				}
 				if got := !refused[subject]; got != want {
 					t.Errorf("may subscribe to %s: %v, want %v", subject, got, want)

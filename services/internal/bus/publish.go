@@ -37,7 +37,8 @@ func (b *Bus) complete(cause, e *events.Event) {
 }
 
 // Publish stores an event that follows from cause (nil for none). When the subject is taken already, the event that is
-// stored is read back, and mine is false: for those who must know who won.
+// stored is read back, and mine is false: for those who must know who won. A `closed` that its login's `lapsed` keeps out is
+// a [RetryAfter] that wraps [ErrStale]: the history has changed, and with it what follows.
 func (b *Bus) Publish(ctx context.Context, cause, e *events.Event) (stored *events.Event, mine bool, err error) {
 	b.complete(cause, e)
 	mine, err = b.store(ctx, e)
@@ -45,8 +46,8 @@ func (b *Bus) Publish(ctx context.Context, cause, e *events.Event) (stored *even
 		return e, mine, err
 	}
 	stored, err = b.Event(ctx, e.Login, e.Step, e.N)
-	if errors.Is(err, ErrNotFound) { // a replica that is behind the refusal
-		err = RetryAfter(staleWait, err)
+	if errors.Is(err, ErrNotFound) { // the other ending is there, or a replica is behind the refusal
+		err = RetryAfter(staleWait, fmt.Errorf("%w: %w", ErrStale, err))
 	}
 	return stored, false, err
 }
@@ -74,14 +75,14 @@ func (b *Bus) publishAll(ctx context.Context, cause *events.Event, out []*events
 }
 
 // store publishes until there is an answer. A publish whose ack did not arrive is unknown: it is repeated, and the
-// stream takes it once.
+// stream takes it once. Of the two endings of a login, `lapsed` and `closed`, it takes the one that comes first.
 func (b *Bus) store(ctx context.Context, e *events.Event) (mine bool, err error) {
 	msg, err := e.Message()
 	if err != nil {
 		return false, Permanent(err)
 	}
 	err = b.publish(ctx, msg)
-	if apiErr, ok := errors.AsType[*jetstream.APIError](err); ok && apiErr.ErrorCode == taken {
+	if apiErr, ok := errors.AsType[*jetstream.APIError](err); ok && apiErr.ErrorCode == taken || events.EndedOtherwise(err) {
 		return false, nil
 	}
 	if err != nil {
@@ -148,24 +149,33 @@ func (b *Bus) Revoke(ctx context.Context, login events.Login) error {
 
 // Account records a change of an account. user is the opaque id; data must hold nothing secret or personal.
 func (b *Bus) Account(ctx context.Context, kind, user string, data any) error {
-	return b.record(ctx, "account", kind, user, data)
+	return b.recordNew(ctx, "account", kind, user, data)
 }
 
 // Alert records something that somebody should look at.
 func (b *Bus) Alert(ctx context.Context, kind, user string, data any) error {
-	return b.record(ctx, "alert", kind, user, data)
+	return b.recordNew(ctx, "alert", kind, user, data)
 }
 
-func (b *Bus) record(ctx context.Context, family, kind, user string, data any) error {
-	body, err := json.Marshal(data)
-	if err != nil {
-		return fmt.Errorf("bus: %s.%s: %w", family, kind, err)
-	}
+// AlertOf is an alert about a login, of which there is one of a kind: an event that is handled again says the same one again.
+func (b *Bus) AlertOf(ctx context.Context, login events.Login, kind, user string, data any) error {
+	return b.record(ctx, "alert", kind, user, login.String()+"/alert/"+kind, data)
+}
+
+func (b *Bus) recordNew(ctx context.Context, family, kind, user string, data any) error {
 	id, err := uuid.NewV7()
 	if err != nil {
 		return fmt.Errorf("bus: %s.%s: %w", family, kind, err)
 	}
-	msg := b.plain(family+"."+kind+"."+user, "sekisho."+family+"."+kind+".v1", id.String(), user, body)
+	return b.record(ctx, family, kind, user, id.String(), data)
+}
+
+func (b *Bus) record(ctx context.Context, family, kind, user, id string, data any) error {
+	body, err := json.Marshal(data)
+	if err != nil {
+		return fmt.Errorf("bus: %s.%s: %w", family, kind, err)
+	}
+	msg := b.plain(family+"."+kind+"."+user, "sekisho."+family+"."+kind+".v1", id, user, body)
 	if err := b.publish(ctx, msg); err != nil {
 		return fmt.Errorf("bus: %s.%s: %w", family, kind, err)
 	}

@@ -49,10 +49,14 @@ func StartServer(cfg ServerConfig) (*server.Server, error) {
 		if !ok {
 			return nil, fmt.Errorf("bus: no public key of NATS user %s", u.Name)
 		}
-		opts.Nkeys = append(opts.Nkeys, &server.NkeyUser{Nkey: key, Permissions: &server.Permissions{
+		permissions := &server.Permissions{
 			Publish:   &server.SubjectPermission{Allow: u.Publish},
 			Subscribe: &server.SubjectPermission{Allow: u.Subscribe, Deny: u.Unheard},
-		}})
+		}
+		if u.Responds {
+			permissions.Response = &server.ResponsePermission{MaxMsgs: 1, Expires: respondWait}
+		}
+		opts.Nkeys = append(opts.Nkeys, &server.NkeyUser{Nkey: key, Permissions: permissions})
 	}
 	s, err := server.NewServer(opts)
 	if err != nil {
@@ -87,8 +91,12 @@ func UsersConf(gateways []string, keys map[string]string) string {
 		return `["` + strings.Join(subjects, `", "`) + `"]`
 	}
 	for _, u := range Users(gateways) {
-		fmt.Fprintf(&b, "    # %s\n    { nkey: %s, permissions: { publish: { allow: %s }, subscribe: { allow: %s, deny: %s } } }\n",
-			u.Name, keys[u.Name], list(u.Publish), list(u.Subscribe), list(u.Unheard))
+		responses := ""
+		if u.Responds {
+			responses = fmt.Sprintf(", allow_responses: { max: 1, expires: %q }", respondWait)
+		}
+		fmt.Fprintf(&b, "    # %s\n    { nkey: %s, permissions: { publish: { allow: %s }, subscribe: { allow: %s, deny: %s }%s } }\n",
+			u.Name, keys[u.Name], list(u.Publish), list(u.Subscribe), list(u.Unheard), responses)
 	}
 	b.WriteString("  ]\n}\n")
 	return b.String()

@@ -22,18 +22,23 @@ type Row struct {
 	Reads    []events.Step // reads single events of logins
 	Streams  []string      // consumes whole streams in batches
 	Publish  []string      // other subjects
+	Serves   []string      // subjects of requests that it answers
 }
 
 // Workers is the table of the workers.
 var Workers = []Row{
 	{Worker: "identityverifier", Consumes: []events.Step{events.StepRequested}},
 	{Worker: "riskassessor", Consumes: []events.Step{events.StepIdentified, events.StepClosed},
-		History: true, Reads: []events.Step{events.StepRequested}},
+		History: true, Reads: []events.Step{events.StepRequested}, Publish: []string{"alert.*.*"}},
 	{Worker: "sessionissuer", Timer: true, History: true, Reads: []events.Step{events.StepClosed, events.StepWanted},
 		Publish: []string{"session.revoked.*.*"},
 		Consumes: []events.Step{events.StepAssessed, events.StepRefused, events.StepVerified, events.StepRejected,
 			events.StepUndelivered, events.StepChosen, events.StepCancelled, events.StepLapsed}},
 	{Worker: "smsdispatcher", Consumes: []events.Step{events.StepWanted}},
+	{Worker: "pushnotifier", Consumes: []events.Step{events.StepWanted, events.StepAnswered, events.StepAssessed}, History: true,
+		Reads:   []events.Step{events.StepChallenged, events.StepRejected, events.StepVerified},
+		Publish: []string{"account.*.*", "alert.*.*", "session.revoked.*.*", events.HintSubject("*", "*")},
+		Streams: []string{streamAccount}, Serves: []string{events.DeviceSubject("*")}},
 	{Worker: "otpvalidator", Consumes: []events.Step{events.StepAnswered}, History: true},
 	{Worker: "recorder", Streams: []string{streamArchive, streamAccount}},
 	{Worker: "console", Publish: []string{"account.*.*", "alert.*.*", "session.revoked.*.*"}},
@@ -41,7 +46,7 @@ var Workers = []Row{
 
 // heard are the steps that the gateway of the login hears; own are those that it may read back beside them.
 var (
-	heard = []events.Step{events.StepChallenged, events.StepUndelivered, events.StepRejected, events.StepClosed}
+	heard = []events.Step{events.StepChallenged, events.StepUndelivered, events.StepRejected, events.StepLapsed, events.StepClosed}
 	own   = []events.Step{events.StepRequested, events.StepAnswered, events.StepChosen}
 )
 
@@ -178,7 +183,11 @@ type User struct {
 	Publish   []string
 	Subscribe []string
 	Unheard   []string // what Subscribe would give and must not
+	Responds  bool     // may answer each request that it hears: once, within respondWait
 }
+
+// respondWait is how long after a request its answer may come. Gateways do not wait that long.
+const respondWait = 10 * time.Second
 
 // InboxPrefix is where a user gets its replies, so that nobody can listen to another's.
 func InboxPrefix(user string) string { return "_INBOX_" + user }
@@ -192,7 +201,7 @@ func Users(gateways []string) []User {
 	for _, gateway := range gateways {
 		users = append(users, gatewayUser(gateway))
 	}
-	users = append(users, viewerUser(UserViewer), operatorUser(), User{UserSetup, []string{">"}, []string{">"}, nil})
+	users = append(users, viewerUser(UserViewer), operatorUser(), User{Name: UserSetup, Publish: []string{">"}, Subscribe: []string{">"}})
 	return users
 }
 
@@ -229,7 +238,8 @@ func workerUser(w Row) User {
 		publish = append(publish, "timer.at.*.*")
 	}
 	slices.Sort(publish)
-	return User{w.Worker, slices.Compact(publish), []string{InboxPrefix(w.Worker) + ".>"}, nil}
+	return User{Name: w.Worker, Publish: slices.Compact(publish), Subscribe: append([]string{InboxPrefix(w.Worker) + ".>"}, w.Serves...),
+		Responds: len(w.Serves) > 0}
 }
 
 // consumerOf tells whether a consumer belongs to a worker.
@@ -243,12 +253,12 @@ func consumerOf(w Row, c Consumer) bool {
 	case streamRedo:
 		return name == consumerName(w.Worker, "redo")
 	default:
-		return slices.Contains(w.Streams, c.Stream)
+		return slices.Contains(w.Streams, c.Stream) && name == batchConsumer(w.Worker, c.Stream)
 	}
 }
 
 func gatewayUser(gateway string) User {
-	publish := []string{directGet(streamKeys, "keys.*"), "session.revoked." + gateway + ".*",
+	publish := []string{directGet(streamKeys, "keys.*"), events.DeviceSubject(gateway), "session.revoked." + gateway + ".*",
 		directGet(streamSession, "session.revoked."+gateway+".*")}
 	for step, row := range events.Steps {
 		if slices.Contains(row.By, events.GatewayWorker) {
@@ -267,7 +277,7 @@ func gatewayUser(gateway string) User {
 		}
 	}
 	slices.Sort(unheard)
-	return User{gateway, publish, []string{"deliver." + gateway + ".>", InboxPrefix(gateway) + ".>"}, unheard}
+	return User{Name: gateway, Publish: publish, Subscribe: []string{"deliver." + gateway + ".>", InboxPrefix(gateway) + ".>"}, Unheard: unheard}
 }
 
 func viewerUser(name string) User {
@@ -277,7 +287,7 @@ func viewerUser(name string) User {
 		// Batched direct gets read a whole stream. No consumers: who may create one may change one.
 		publish = append(publish, "$JS.API.DIRECT.GET."+s, "$JS.API.DIRECT.GET."+s+".>", "$JS.API.STREAM.MSG.GET."+s)
 	}
-	return User{name, publish, []string{InboxPrefix(name) + ".>"}, nil}
+	return User{Name: name, Publish: publish, Subscribe: []string{InboxPrefix(name) + ".>"}}
 }
 
 func operatorUser() User {

@@ -52,7 +52,7 @@ func (c *Config) problems() []problem {
 	v.span("login.denied_floor", c.Login.DeniedFloor, 0, 10*time.Second)
 	v.span("code.ttl", c.Code.TTL, time.Second, longest)
 	v.span("code.resend_after", c.Code.ResendAfter, 0, longest)
-	v.span("push.ttl", c.Push.TTL, time.Second, longest)
+	c.Push.problems(v)
 	v.number("attempts", c.Attempts, 1, events.Attempts)
 	v.number("lock.after", c.Lock.After, 1, 100)
 	v.span("lock.first", c.Lock.First, time.Second, day)
@@ -68,10 +68,13 @@ func (c *Config) problems() []problem {
 	}
 	v.span("session.idle", c.Session.Idle, time.Minute, 30*day)
 	v.span("session.absolute", c.Session.Absolute, c.Session.Idle, 90*day)
+	v.span("session.fresh", c.Session.Fresh, time.Minute, c.Session.Absolute)
 	v.number("limits.logins_per_source", c.Limits.LoginsPerSource, 1, plenty)
+	v.number("limits.device_per_source", c.Limits.DevicePerSource, 1, plenty)
 	v.number("limits.sms_per_user", c.Limits.SMSPerUser, 1, plenty)
 	v.number("limits.sms_per_number", c.Limits.SMSPerNumber, 1, plenty)
 	v.number("limits.push_per_user", c.Limits.PushPerUser, 1, plenty)
+	v.number("limits.push_per_source", c.Limits.PushPerSource, 1, plenty)
 	c.Risk.problems(v)
 	c.SMS.problems(v)
 	v.number("breaker.failures", c.Breaker.Failures, 1, 1000)
@@ -97,6 +100,42 @@ func (c *Config) problems() []problem {
 	return v.found
 }
 
+func (p *Push) problems(v *checker) {
+	const longest = 10 * time.Minute
+	v.span("push.ttl", p.TTL, time.Second, longest)
+	v.span("push.activation", p.Activation, time.Second, 24*time.Hour)
+	v.number("push.devices", p.Devices, 1, 1000)
+	v.number("push.wrong", p.Wrong, 1, events.Attempts)
+	v.span("push.cooldown", p.Cooldown, 0, 24*time.Hour)
+	v.span("push.timeout", p.Timeout, 10*time.Millisecond, time.Minute)
+	v.span("push.wait", p.Wait, 0, time.Minute)
+	v.number("push.concurrency", p.Concurrency, 1, 10_000)
+	v.span("push.keep", p.Keep, 24*time.Hour, 10*365*24*time.Hour)
+	if s := p.WebPush.Subject; s != "" && !strings.HasPrefix(s, "mailto:") && !strings.HasPrefix(s, "https://") {
+		v.add("push.webpush.subject", "%q: want a mailto: or https: URL (RFC 8292 section 2.1)", s)
+	}
+	for i, host := range p.WebPushHosts {
+		if host == "" || strings.ContainsAny(host, "/@?#* ,") || strings.HasPrefix(host, ".") || host != strings.ToLower(host) {
+			v.add(fmt.Sprintf("push.webpush_hosts[%d]", i), "%q: want a host such as push.apple.com, or host:port, in lower case", host)
+		}
+	}
+	if p.FCM.Project != "" {
+		v.baseURL("push.fcm.url", p.FCM.URL)
+		if p.FCM.KeyFile == "" {
+			v.add("push.fcm.key_file", "missing: the file with the service account's key")
+		}
+	}
+	if p.Mamoru.URL != "" {
+		v.baseURL("push.mamoru.url", p.Mamoru.URL)
+		if p.Mamoru.ApproveURL != "" {
+			v.baseURL("push.mamoru.approve_url", p.Mamoru.ApproveURL)
+		}
+		if p.Mamoru.TokenFile == "" {
+			v.add("push.mamoru.token_file", "missing: the file with the API's secret")
+		}
+	}
+}
+
 func (r *Risk) problems(v *checker) {
 	switch r.Static {
 	case "":
@@ -115,6 +154,7 @@ func (r *Risk) problems(v *checker) {
 	}
 	v.span("risk.timeout", r.Timeout, 10*time.Millisecond, time.Minute)
 	v.number("risk.concurrency", r.Concurrency, 1, 10_000)
+	v.span("risk.keep", r.Keep, 48*time.Hour, 10*365*24*time.Hour) // what is in daily use is written once a day
 }
 
 func (s *SMS) problems(v *checker) {
@@ -179,6 +219,8 @@ func (g *Gateway) problems(v *checker) {
 	v.span("gateway.wait", g.Wait, 0, g.MaxWait)
 	v.span("gateway.max_wait", g.MaxWait, 0, 5*time.Minute)
 	v.span("gateway.max_poll", g.MaxPoll, 0, 5*time.Minute)
+	v.span("gateway.max_stream", g.MaxStream, time.Minute, time.Hour)
+	v.number("gateway.streams_per_device", g.StreamsPerDevice, 1, 100)
 }
 
 func (b *Bus) problems(v *checker, web string) {

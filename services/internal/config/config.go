@@ -55,7 +55,39 @@ type Code struct {
 
 // Push is about challenges on a phone.
 type Push struct {
-	TTL time.Duration `yaml:"ttl"` // how long a push waits for its answer; at most 10m, default 2m
+	TTL         time.Duration `yaml:"ttl"`         // how long a push waits for its answer; at most 10m, default 2m
+	Activation  time.Duration `yaml:"activation"`  // how long an invitation to enroll a phone can be used; default 10m
+	Devices     int           `yaml:"devices"`     // phones that one user may have; default 10
+	Wrong       int           `yaml:"wrong"`       // wrong numbers after which a login takes no more pushes; default 3
+	Cooldown    time.Duration `yaml:"cooldown"`    // how long a user gets no push after having said "this was not me"; default 10m
+	Timeout     time.Duration `yaml:"timeout"`     // of one call of a provider; default 3s
+	Wait        time.Duration `yaml:"wait"`        // how long a challenge waits for its providers, since phones ask by themselves too; default 1s
+	Concurrency int           `yaml:"concurrency"` // calls at a time to one provider in one process; default 64
+	Keep        time.Duration `yaml:"keep"`        // how long what phones were asked and told is kept; default 720h
+
+	WebPush      WebPush  `yaml:"webpush"`
+	WebPushHosts []string `yaml:"webpush_hosts"` // where subscriptions may point: host suffixes such as push.apple.com, or host:port, which may be a private address; empty: every host with a public address
+	FCM          FCM      `yaml:"fcm"`
+	Mamoru       Mamoru   `yaml:"mamoru"`
+}
+
+// WebPush is Web Push (RFC 8030), which needs no account. Its key is in the credentials folder: keys/vapid.pem.
+type WebPush struct {
+	Subject string `yaml:"subject"` // whom push services may ask about our messages: mailto: or https: (RFC 8292 section 2.1); empty: Web Push is not used
+}
+
+// FCM is Firebase Cloud Messaging. Without a project it is not used.
+type FCM struct {
+	URL     string `yaml:"url"`      // base URL of the API; default https://fcm.googleapis.com
+	Project string `yaml:"project"`  // the project's id
+	KeyFile string `yaml:"key_file"` // the service account's key, in JSON
+}
+
+// Mamoru is a provider that hosts the approval: the user's browser goes there. Without a URL it is not used.
+type Mamoru struct {
+	URL        string `yaml:"url"`         // base URL of the provider's API
+	ApproveURL string `yaml:"approve_url"` // the page where users approve; default url + /approve
+	TokenFile  string `yaml:"token_file"`  // file with the API's secret
 }
 
 // Lock is what failures do to one authenticator of one user, over all logins.
@@ -84,14 +116,17 @@ type Phone struct {
 type Session struct {
 	Idle     time.Duration `yaml:"idle"`     // without a request; default 1h
 	Absolute time.Duration `yaml:"absolute"` // at all; default 12h
+	Fresh    time.Duration `yaml:"fresh"`    // how old a login or step-up may be for its user to add or change phones; default 10m
 }
 
 // Limits bound what one source, user or number may cause.
 type Limits struct {
 	LoginsPerSource int `yaml:"logins_per_source"` // logins that one network starts in a minute at one gateway process; default 300
+	DevicePerSource int `yaml:"device_per_source"` // requests about phones that one network makes in a minute at one gateway process; a phone without a stream makes 12; default 3000
 	SMSPerUser      int `yaml:"sms_per_user"`      // text messages to one user in an hour; default 10
 	SMSPerNumber    int `yaml:"sms_per_number"`    // text messages to one number in an hour; default 10
 	PushPerUser     int `yaml:"push_per_user"`     // pushes to one user in 10 minutes; default 10
+	PushPerSource   int `yaml:"push_per_source"`   // pushes that one network causes in 10 minutes; default 60
 }
 
 // Risk is the risk provider. Without a URL every login counts as not assessed, and the policy's on_unavailable decides.
@@ -101,6 +136,7 @@ type Risk struct {
 	SignatureFile string        `yaml:"signature_file"` // file with the API's secret
 	Timeout       time.Duration `yaml:"timeout"`        // of one call; default 1s
 	Concurrency   int           `yaml:"concurrency"`    // calls at a time in one process; default 100
+	Keep          time.Duration `yaml:"keep"`           // how long a network stays known in which its user does not log in; default 2160h (90 days)
 }
 
 // SMS is the providers of text messages, asked in this order.
@@ -133,12 +169,17 @@ type Gateway struct {
 	Name         string        `yaml:"name"`          // the gateway's name on the bus: 1 to 32 of a-z, 0-9, '-'; default web
 	Origins      []string      `yaml:"origins"`       // origins besides its own that may use the API with cookies and be returned to, such as https://app.example.com
 	Proxies      []string      `yaml:"proxies"`       // networks (CIDR) of reverse proxies whose X-Forwarded headers count
+	Base         string        `yaml:"-"`             // origin at which the process itself serves the gateway, for links where url is empty; comes from the listener, never from the file
 	URL          string        `yaml:"url"`           // the gateway's own origin, such as https://login.example.com; empty: as each request says
 	CookieDomain string        `yaml:"cookie_domain"` // domain of the session's cookie; empty: this host only
 	MaxBody      int64         `yaml:"max_body"`      // bytes of a request's body; default 16384
 	Wait         time.Duration `yaml:"wait"`          // how long an answer waits for the login to move when the client does not say; default 5s
 	MaxWait      time.Duration `yaml:"max_wait"`      // the most that a client may ask for when it starts or answers; default 30s
 	MaxPoll      time.Duration `yaml:"max_poll"`      // the most that a client may ask for when it looks; less than http.write_timeout, default 60s
+
+	PlaceHeader      string        `yaml:"place_header"`       // header in which the proxies say where a client is, in words or as a region's code (JP); shown on the phone; empty: the address alone
+	MaxStream        time.Duration `yaml:"max_stream"`         // after which a phone proves its key anew for its stream; default 10m
+	StreamsPerDevice int           `yaml:"streams_per_device"` // streams of one phone at one gateway process, of which the oldest ends for a new one; default 3
 }
 
 // HTTP is the time-outs and bounds of every HTTP server of the process.
@@ -191,19 +232,23 @@ type Debug struct {
 // Default is the Config without a file.
 func Default() *Config {
 	return &Config{
-		Login:    Login{Deadline: 5 * time.Minute, DeniedFloor: 500 * time.Millisecond},
-		Code:     Code{TTL: 5 * time.Minute, ResendAfter: 30 * time.Second},
-		Push:     Push{TTL: 2 * time.Minute},
+		Login: Login{Deadline: 5 * time.Minute, DeniedFloor: 500 * time.Millisecond},
+		Code:  Code{TTL: 5 * time.Minute, ResendAfter: 30 * time.Second},
+		Push: Push{
+			TTL: 2 * time.Minute, Activation: 10 * time.Minute, Devices: 10, Wrong: 3, Cooldown: 10 * time.Minute,
+			Timeout: 3 * time.Second, Wait: time.Second, Concurrency: 64, Keep: 30 * 24 * time.Hour, FCM: FCM{URL: "https://fcm.googleapis.com"},
+		},
 		Attempts: 5,
 		Lock:     Lock{After: 5, First: time.Minute, Max: time.Hour, DisableAfter: 100},
 		Password: Password{Memory: 19 << 10, Time: 2, Threads: 1, Concurrent: runtime.GOMAXPROCS(0), MinLength: 8},
 		Phone:    Phone{Region: "JP"},
-		Session:  Session{Idle: time.Hour, Absolute: 12 * time.Hour},
-		Limits:   Limits{LoginsPerSource: 300, SMSPerUser: 10, SMSPerNumber: 10, PushPerUser: 10},
-		Risk:     Risk{Timeout: time.Second, Concurrency: 100},
+		Session:  Session{Idle: time.Hour, Absolute: 12 * time.Hour, Fresh: 10 * time.Minute},
+		Limits:   Limits{LoginsPerSource: 300, DevicePerSource: 3000, SMSPerUser: 10, SMSPerNumber: 10, PushPerUser: 10, PushPerSource: 60},
+		Risk:     Risk{Timeout: time.Second, Concurrency: 100, Keep: 90 * 24 * time.Hour},
 		SMS:      SMS{Timeout: 3 * time.Second, Concurrency: 256, Keep: 30 * 24 * time.Hour},
 		Breaker:  Breaker{Failures: 5, Open: 10 * time.Second},
-		Gateway:  Gateway{Name: "web", MaxBody: 16 << 10, Wait: 5 * time.Second, MaxWait: 30 * time.Second, MaxPoll: time.Minute},
+		Gateway: Gateway{Name: "web", MaxBody: 16 << 10, Wait: 5 * time.Second, MaxWait: 30 * time.Second, MaxPoll: time.Minute,
+			MaxStream: 10 * time.Minute, StreamsPerDevice: 3},
 		HTTP: HTTP{
 			HeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: 75 * time.Second,
 			IdleTimeout: 2 * time.Minute, MaxHeader: 16 << 10,

@@ -25,17 +25,20 @@ func write(t *testing.T, text string) string {
 const documented = `
 login: {deadline: 5m, denied_floor: 500ms}
 code: {ttl: 5m, resend_after: 30s}
-push: {ttl: 2m}
+push:
+  {ttl: 2m, activation: 10m, devices: 10, wrong: 3, cooldown: 10m, timeout: 3s, wait: 1s, concurrency: 64, keep: 720h, webpush: {subject: ""}, webpush_hosts: [],
+   fcm: {url: "https://fcm.googleapis.com", project: "", key_file: ""}, mamoru: {url: "", approve_url: "", token_file: ""}}
 attempts: 5
 lock: {after: 5, first: 1m, max: 1h, disable_after: 100}
 password: {memory: 19456, time: 2, threads: 1, min_length: 8}
 phone: {region: JP}
-session: {idle: 1h, absolute: 12h}
-limits: {logins_per_source: 300, sms_per_user: 10, sms_per_number: 10, push_per_user: 10}
-risk: {static: "", url: "", timeout: 1s, concurrency: 100}
+session: {idle: 1h, absolute: 12h, fresh: 10m}
+limits: {logins_per_source: 300, device_per_source: 3000, sms_per_user: 10, sms_per_number: 10, push_per_user: 10, push_per_source: 60}
+risk: {static: "", url: "", timeout: 1s, concurrency: 100, keep: 2160h}
 sms: {providers: [], timeout: 3s, concurrency: 256, keep: 720h}
 breaker: {failures: 5, open: 10s}
-gateway: {name: web, url: "", origins: [], proxies: [], cookie_domain: "", max_body: 16384, wait: 5s, max_wait: 30s, max_poll: 60s}
+gateway: {name: web, url: "", origins: [], proxies: [], cookie_domain: "", max_body: 16384, wait: 5s, max_wait: 30s, max_poll: 60s,
+          place_header: "", max_stream: 10m, streams_per_device: 3}
 http: {header_timeout: 5s, read_timeout: 10s, write_timeout: 75s, idle_timeout: 2m, max_header: 16384}
 bus: {gateways: [example], replicas: 1}
 database: {connections: 8}
@@ -54,10 +57,10 @@ func TestDefaultsAreTheDocumentedOnes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(said.SMS.Providers)+len(said.Gateway.Origins)+len(said.Gateway.Proxies) > 0 {
+	if len(said.SMS.Providers)+len(said.Push.WebPushHosts)+len(said.Gateway.Origins)+len(said.Gateway.Proxies) > 0 {
 		t.Fatal("the defaults name providers, origins or proxies")
 	}
-	said.SMS.Providers, said.Gateway.Origins, said.Gateway.Proxies = nil, nil, nil
+	said.SMS.Providers, said.Push.WebPushHosts, said.Gateway.Origins, said.Gateway.Proxies = nil, nil, nil, nil
 	if !reflect.DeepEqual(got, said) {
 		t.Errorf("defaults\n%+v\ndocumented\n%+v", got, said)
 	}
@@ -146,6 +149,14 @@ func TestErrorsNameLineAndKey(t *testing.T) {
 		{"static verdict that denies everybody", "risk:\n  static: NG\n", ":2: risk.static"},
 		{"static verdict beside a provider", "risk: {static: OK, url: 'http://a', signature_file: s}\n", ":1: risk.static"},
 		{"discard beside a provider", "sms:\n  providers:\n    - {kind: twilio, url: 'http://a', account: x, token_file: t, from: '1'}\n    - kind: discard\n", ":4: sms.providers[1].kind"},
+		{"more wrong numbers than answers", "push: {wrong: 6}\n", ":1: push.wrong: 6: want 1 to 5"},
+		{"contact of Web Push that is no URL", "push:\n  webpush:\n    subject: admin@example.com\n", ":3: push.webpush.subject"},
+		{"host of Web Push that is a URL", "push:\n  webpush_hosts:\n    - push.apple.com\n    - https://fcm.googleapis.com\n", ":4: push.webpush_hosts[1]"},
+		{"host of Web Push in capitals", "push: {webpush_hosts: [Push.apple.com]}\n", ":1: push.webpush_hosts[0]"},
+		{"FCM without a key", "push:\n  fcm:\n    project: p\n", ":3: push.fcm.key_file: missing"},
+		{"FCM without a URL", "push:\n  fcm: {project: p, key_file: k, url: ''}\n", ":2: push.fcm.url"},
+		{"Mamoru without a secret", "push:\n  mamoru: {url: 'https://mamoru.example'}\n", ":2: push.mamoru.token_file: missing"},
+		{"page of Mamoru that is no URL", "push:\n  mamoru: {url: 'https://mamoru.example', token_file: t, approve_url: approve}\n", ":2: push.mamoru.approve_url"},
 		{"level", "log: {level: loud}\n", ":1: log.level"},
 		{"region", "phone: {region: Japan}\n", ":1: phone.region"},
 	} {
@@ -176,6 +187,7 @@ func TestSecretFilesCountFromTheirFile(t *testing.T) {
 policy: policy.yaml
 risk: {url: "https://risk.example", signature_file: secrets/risk}
 sms: {providers: [{kind: karaden, url: "https://sms.example/api", account: t1, service_id: 1, token_file: /etc/karaden}]}
+push: {fcm: {project: p, key_file: secrets/fcm.json}, mamoru: {url: "https://mamoru.example", token_file: secrets/mamoru}}
 `)
 	c, err := Load(path)
 	if err != nil {
@@ -184,6 +196,9 @@ sms: {providers: [{kind: karaden, url: "https://sms.example/api", account: t1, s
 	dir := filepath.Dir(path)
 	if c.Policy != filepath.Join(dir, "policy.yaml") || c.Risk.SignatureFile != filepath.Join(dir, "secrets/risk") {
 		t.Errorf("got %q and %q", c.Policy, c.Risk.SignatureFile)
+	}
+	if c.Push.FCM.KeyFile != filepath.Join(dir, "secrets/fcm.json") || c.Push.Mamoru.TokenFile != filepath.Join(dir, "secrets/mamoru") {
+		t.Errorf("got %+v and %+v", c.Push.FCM, c.Push.Mamoru)
 	}
 	if p := c.SMS.Providers[0]; p.TokenFile != "/etc/karaden" || p.Name != "karaden" {
 		t.Errorf("got %+v", p)
@@ -194,6 +209,11 @@ func TestFillProviders(t *testing.T) {
 	const file = `
 risk: {url: "http://127.0.0.1:1/omotion", signature_file: risk.secret}
 sms: {providers: [{kind: twilio, url: "http://127.0.0.1:1/twilio", account: AC1, from: "+1", token_file: twilio.token}]}
+push:
+  webpush: {subject: "mailto:push@example.com"}
+  webpush_hosts: ["127.0.0.1:1"]
+  fcm: {url: "http://127.0.0.1:1/fcm", project: p, key_file: fcm.json}
+  mamoru: {url: "http://127.0.0.1:1/mamoru", token_file: mamoru.token}
 `
 	path := write(t, file)
 	c := Default()
@@ -204,16 +224,22 @@ sms: {providers: [{kind: twilio, url: "http://127.0.0.1:1/twilio", account: AC1,
 		len(c.SMS.Providers) != 1 || c.SMS.Providers[0].Name != "twilio" {
 		t.Errorf("got %+v %+v", c.Risk, c.SMS)
 	}
-	if c.Risk.Timeout != time.Second {
+	if p := c.Push; p.WebPush.Subject != "mailto:push@example.com" || len(p.WebPushHosts) != 1 || p.FCM.Project != "p" ||
+		p.FCM.KeyFile != filepath.Join(filepath.Dir(path), "fcm.json") || p.Mamoru.TokenFile != filepath.Join(filepath.Dir(path), "mamoru.token") {
+		t.Errorf("got %+v", p)
+	}
+	if c.Risk.Timeout != time.Second || c.Push.TTL != 2*time.Minute {
 		t.Error("settings that are not of a provider changed")
 	}
 
 	named := Default()
+	named.Push.FCM = FCM{URL: "https://fcm.example", Project: "mine", KeyFile: "/k"}
 	named.Risk = Risk{URL: "https://risk.example", SignatureFile: "/s", Timeout: time.Second}
 	if err := named.FillProviders(path); err != nil {
 		t.Fatal(err)
 	}
-	if named.Risk.URL != "https://risk.example" || named.Risk.SignatureFile != "/s" || len(named.SMS.Providers) != 1 {
+	if named.Risk.URL != "https://risk.example" || named.Risk.SignatureFile != "/s" || len(named.SMS.Providers) != 1 ||
+		named.Push.FCM.Project != "mine" || named.Push.Mamoru.URL != "" || named.Push.WebPush.Subject != "" {
 		t.Error("a provider of the configuration was replaced, or the other kind was not filled in")
 	}
 

@@ -36,11 +36,11 @@ func Load(path string) (*Config, error) {
 	if c.Policy, err = beside(path, c.Policy); err != nil {
 		return nil, err
 	}
-	return c, c.Risk.resolve(path, c.SMS.Providers)
+	return c, c.resolve(path)
 }
 
-// FillProviders takes from another file the providers of a kind of which c names none. The file has the sections risk and sms; it
-// need not exist. `up` keeps its simulators there, so that a worker started alone with the same credentials uses them too.
+// FillProviders takes from another file the providers of a kind of which c names none. The file has the sections risk, sms and push;
+// it need not exist. `up` keeps its simulators there, so that a worker started alone with the same credentials uses them too.
 func (c *Config) FillProviders(path string) error {
 	data, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -56,6 +56,12 @@ func (c *Config) FillProviders(path string) error {
 		SMS struct {
 			Providers []SMSProvider `yaml:"providers"`
 		} `yaml:"sms"`
+		Push struct {
+			WebPush      WebPush  `yaml:"webpush"`
+			WebPushHosts []string `yaml:"webpush_hosts"`
+			FCM          FCM      `yaml:"fcm"`
+			Mamoru       Mamoru   `yaml:"mamoru"`
+		} `yaml:"push"`
 	}
 	file, err := decode(path, data, &named)
 	if err != nil {
@@ -63,11 +69,13 @@ func (c *Config) FillProviders(path string) error {
 	}
 	fill := Default()
 	fill.Risk.URL, fill.Risk.SignatureFile, fill.SMS.Providers = named.Risk.URL, named.Risk.SignatureFile, named.SMS.Providers
+	fill.Push.WebPush, fill.Push.WebPushHosts, fill.Push.FCM, fill.Push.Mamoru =
+		named.Push.WebPush, named.Push.WebPushHosts, named.Push.FCM, named.Push.Mamoru
 	fill.SMS.nameProviders()
 	if err := fill.check(path, file); err != nil {
 		return err
 	}
-	if err := fill.Risk.resolve(path, fill.SMS.Providers); err != nil {
+	if err := fill.resolve(path); err != nil {
 		return err
 	}
 	if c.Risk.URL == "" && c.Risk.Static == "" {
@@ -75,6 +83,9 @@ func (c *Config) FillProviders(path string) error {
 	}
 	if len(c.SMS.Providers) == 0 {
 		c.SMS.Providers = fill.SMS.Providers
+	}
+	if p := &c.Push; p.WebPush.Subject == "" && p.FCM.Project == "" && p.Mamoru.URL == "" {
+		p.WebPush, p.WebPushHosts, p.FCM, p.Mamoru = fill.Push.WebPush, fill.Push.WebPushHosts, fill.Push.FCM, fill.Push.Mamoru
 	}
 	return nil
 }
@@ -87,12 +98,13 @@ func (s *SMS) nameProviders() {
 }
 
 // resolve makes the names of secret files absolute.
-func (r *Risk) resolve(path string, providers []SMSProvider) (err error) {
-	if r.SignatureFile, err = beside(path, r.SignatureFile); err != nil {
-		return err
+func (c *Config) resolve(path string) (err error) {
+	files := []*string{&c.Risk.SignatureFile, &c.Push.FCM.KeyFile, &c.Push.Mamoru.TokenFile}
+	for i := range c.SMS.Providers {
+		files = append(files, &c.SMS.Providers[i].TokenFile)
 	}
-	for i := range providers {
-		if providers[i].TokenFile, err = beside(path, providers[i].TokenFile); err != nil {
+	for _, file := range files {
+		if *file, err = beside(path, *file); err != nil {
 			return err
 		}
 	}

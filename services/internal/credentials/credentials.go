@@ -3,11 +3,12 @@
 //	<user>.nk             seed of a NATS user: a worker, a gateway, viewer, operator or setup
 //	postgres.json         passwords of the PostgreSQL roles
 //	keys/<name>.key       secret keys of 32 bytes, in hexadecimal
+//	keys/<name>.pem       private keys that sign, P-256 (PKCS #8): vapid.pem
 //	sealing/<worker>.json private sealing keys of a worker, newest last
 //	keys.json             public sealing keys, for senders
 //	nats-users.conf       the NATS users, to be included by a broker that is not embedded
 //	providers.yaml        providers to use when the configuration names none; `up` writes it, and beside it the secrets
-//	                      of its simulators: karaden.token, twilio.token, omotion.signature
+//	                      of its simulators: karaden.token, twilio.token, omotion.signature, mamoru.token, fcm.json
 //
 // A worker needs its own files only: its seed, its role's password, the keys that it asks for. Files are readable by their owner
 // alone and appear whole or not at all. What exists is never changed, but for the sealing keys, which rotate.
@@ -15,9 +16,13 @@ package credentials
 
 import (
 	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/x509"
 	"encoding/hex"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -43,6 +48,7 @@ type Contents struct {
 	Users   []string // NATS users
 	Roles   []string // PostgreSQL roles
 	Keys    []string // names of secret keys
+	Signing []string // names of private keys that sign
 	Sealing []string // workers that values are sealed to
 }
 
@@ -60,6 +66,11 @@ func (f *Folder) Ensure(c Contents) error {
 	}
 	for _, name := range c.Keys {
 		if err := f.ensure(filepath.Join("keys", name+".key"), newKey); err != nil {
+			return err
+		}
+	}
+	for _, name := range c.Signing {
+		if err := f.ensure(filepath.Join("keys", name+".pem"), newSigningKey); err != nil {
 			return err
 		}
 	}
@@ -109,6 +120,18 @@ func newKey() ([]byte, error) {
 	return []byte(hex.EncodeToString(key) + "\n"), nil
 }
 
+func newSigningKey() ([]byte, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return nil, err
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), nil
+}
+
 func (f *Folder) ensurePasswords(roles []string) error {
 	passwords := make(map[string]string)
 	if err := f.readJSON("postgres.json", &passwords); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -149,6 +172,27 @@ func (f *Folder) PublicNKey(user string) (string, error) {
 	return pair.PublicKey()
 }
 
+// SigningKey is a P-256 private key by its name: "vapid", with which we identify ourselves to push services (RFC 8292).
+func (f *Folder) SigningKey(name string) (*ecdsa.PrivateKey, error) {
+	data, err := f.read(filepath.Join("keys", name+".pem"))
+	if err != nil {
+		return nil, err
+	}
+	block, _ := pem.Decode(data)
+	if block == nil {
+		return nil, fmt.Errorf("credentials: key %s is not in PEM", name)
+	}
+	parsed, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+	if err != nil {
+		return nil, fmt.Errorf("credentials: key %s is not in PKCS #8", name) // the parser's error may quote what it read
+	}
+	key, ok := parsed.(*ecdsa.PrivateKey)
+	if !ok || key.Curve != elliptic.P256() {
+		return nil, fmt.Errorf("credentials: key %s is not of P-256", name)
+	}
+	return key, nil
+}
+
 // Password is the password of a PostgreSQL role.
 func (f *Folder) Password(role string) (string, error) {
 	passwords := make(map[string]string)
@@ -162,7 +206,8 @@ func (f *Folder) Password(role string) (string, error) {
 }
 
 // Key is a secret key of [KeySize] bytes: "code" of the codes in text messages, "gateway-<name>" of a gateway's cookies and tokens,
-// "directory" of the stand-ins for users who do not exist.
+// "directory" of the stand-ins for users who do not exist, "risk" of
+// the networks that users log in from.
 func (f *Folder) Key(name string) ([]byte, error) {
 	text, err := f.read(filepath.Join("keys", name+".key"))
 	if err != nil {

@@ -3,6 +3,11 @@ package credentials
 import (
 	"bytes"
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"io/fs"
 	"maps"
@@ -19,9 +24,10 @@ import (
 )
 
 var contents = Contents{
-	Users: []string{"gateway", "recorder", "setup"},
-	Roles: []string{"recorder", "console"},
-	Keys:  []string{"code", "gateway-web"},
+	Users:   []string{"gateway", "recorder", "setup"},
+	Roles:   []string{"recorder", "console"},
+	Keys:    []string{"code", "gateway-web"},
+	Signing: []string{"vapid"},
 }
 
 func ensured(t *testing.T) *Folder {
@@ -66,7 +72,7 @@ func files(t *testing.T, f *Folder) map[string]string {
 func TestEnsureMakesEverythingOnceAndForItsOwnerOnly(t *testing.T) {
 	f := ensured(t)
 	first := files(t, f)
-	want := []string{"gateway.nk", "keys/code.key", "keys/gateway-web.key", "postgres.json", "recorder.nk", "setup.nk"}
+	want := []string{"gateway.nk", "keys/code.key", "keys/gateway-web.key", "keys/vapid.pem", "postgres.json", "recorder.nk", "setup.nk"}
 	if got := slices.Sorted(maps.Keys(first)); !slices.Equal(got, want) {
 		t.Fatalf("got %v, want %v", got, want)
 	}
@@ -128,10 +134,47 @@ func TestManyEnsureAtOnce(t *testing.T) {
 	}
 }
 
+func TestSigningKey(t *testing.T) {
+	f := ensured(t)
+	key, err := f.SigningKey("vapid")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if again, err := Open(f.Dir()).SigningKey("vapid"); err != nil || !key.Equal(again) {
+		t.Errorf("another process has another key: %v", err)
+	}
+	if other, err := ensured(t).SigningKey("vapid"); err != nil || key.Equal(other) {
+		t.Errorf("another folder has the same key: %v", err)
+	}
+	p384, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(p384)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for what, data := range map[string][]byte{
+		"no PEM":        []byte("secret\n"),
+		"no key":        pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: []byte("secret")}),
+		"another curve": pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}),
+	} {
+		if err := f.Write("keys/vapid.pem", data); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := f.SigningKey("vapid"); err == nil || strings.Contains(err.Error(), "secret") {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+}
+
 func TestReadingWhatIsNotThere(t *testing.T) {
 	f := ensured(t)
 	if _, err := f.Key("other"); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("key: %v", err)
+	}
+	if _, err := f.SigningKey("other"); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("signing key: %v", err)
 	}
 	if _, err := f.Seed("other"); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("seed: %v", err)

@@ -156,3 +156,37 @@ func (f *Folder) Follow(ctx context.Context, worker string, opener *events.Opene
 }
 
 func sameKey(a, b events.PrivateKey) bool { return a.ID == b.ID }
+
+// Sealer seals to the workers. Let [Folder.Supply] run beside it.
+func (f *Folder) Sealer() (*events.Sealer, error) {
+	keys, err := f.PublicKeys()
+	if err != nil {
+		return nil, err
+	}
+	return events.NewSealer(keys...)
+}
+
+// supplyEvery is how often a sealer's keys are read again. A key that was replaced stays good for much longer.
+const supplyEvery = time.Minute
+
+// Supply has a sealer use the newest keys of the workers until ctx ends: a background loop of the worker.
+func (f *Folder) Supply(ctx context.Context, sealer *events.Sealer) error {
+	tick := time.NewTicker(supplyEvery)
+	defer tick.Stop()
+	for {
+		keys, err := f.PublicKeys()
+		if err != nil {
+			return err
+		}
+		for _, key := range keys {
+			if err := sealer.Use(key); err != nil {
+				return err
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}

@@ -24,11 +24,14 @@ type Attempt struct {
 type Standing struct {
 	Allowed bool   // the answer may be looked at: the authenticator is not locked
 	Verdict string // what an earlier delivery of the same event came to; "" when there is none
+	// Contended: not allowed, by a lock that is less than a second old. Attempts count as failures while they are looked at, so
+	// many right ones at once lock too, until the first of them is done. Worth another try in a moment.
+	Contended bool
 }
 
 // Begin counts an attempt as failed before anybody looks at it, so that parallel guesses can not outrun the count, and
-// says whether it may be looked at. A redelivered event is not counted again. An attempt on a locked authenticator is not
-// counted, else an outsider could keep it locked for ever.
+// says whether it may be looked at. A redelivered event is not counted again. An attempt on a locked authenticator is neither
+// counted, else an outsider could keep it locked for ever, nor noted.
 //
 // A device that the user logged in with has a counter of its own, which an outsider can not touch. It is never locked:
 // once it has reached the rule's After it is given up, and the device counts with everybody else until a success.
@@ -68,13 +71,15 @@ func (d *Directory) begin(ctx context.Context, attempts []Attempt) ([]Standing, 
 					WHEN authenticator IN (SELECT authenticator FROM own) THEN device
 					WHEN authenticator IN (SELECT authenticator FROM shared) THEN ''
 				END, '', $5
-			FROM fresh ORDER BY event
+			FROM fresh WHERE authenticator IN (SELECT authenticator FROM own UNION ALL SELECT authenticator FROM shared) ORDER BY event
 			RETURNING event, counted_on
 		)
-		SELECT coalesce(n.counted_on, v.counted_on) IS NOT NULL, coalesce(v.verdict, '')
+		SELECT coalesce(n.counted_on, v.counted_on) IS NOT NULL, coalesce(v.verdict, ''),
+		       n.event IS NULL AND coalesce(c.changed_at > $5 - interval '1 second', false) AND EXISTS (SELECT FROM fresh f WHERE f.event = a.event)
 		FROM asked a
 		LEFT JOIN noted n ON n.event = a.event
 		LEFT JOIN directory.verdicts v ON v.event = a.event AND v.digest = a.digest
+		LEFT JOIN directory.counters c ON c.authenticator = a.authenticator AND c.device = ''
 		ORDER BY a.n`
 	events, digests, authenticators, devices := columns(attempts)
 	args := append([]any{events, digests, authenticators, devices, d.now()}, d.rule.args()...)
@@ -159,7 +164,7 @@ func again(run func() error) error {
 // keep is how long verdicts and idle counters stay. No login outlives ten minutes; a day leaves room for a look.
 const keep = 24 * time.Hour
 
-// Purge deletes old verdicts, and counters that hold nothing or are of names that nobody has.
+// Purge deletes old verdicts, counters that hold nothing or are of names that nobody has, and activations out of time.
 func (d *Directory) Purge(ctx context.Context, now time.Time) error {
 	if _, err := d.db.Exec(ctx, `DELETE FROM directory.verdicts WHERE created_at < $1`, now.Add(-keep)); err != nil {
 		return fmt.Errorf("directory: purge verdicts: %w", err)
@@ -169,6 +174,9 @@ func (d *Directory) Purge(ctx context.Context, now time.Time) error {
 		WHERE changed_at < $1 AND (failures = 0 OR authenticator LIKE 'password:?%')`
 	if _, err := d.db.Exec(ctx, counters, now.Add(-keep)); err != nil {
 		return fmt.Errorf("directory: purge counters: %w", err)
+	}
+	if _, err := d.db.Exec(ctx, `DELETE FROM directory.activations WHERE expires_at < $1`, now); err != nil {
+		return fmt.Errorf("directory: purge activations: %w", err)
 	}
 	return nil
 }

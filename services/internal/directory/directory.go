@@ -1,4 +1,4 @@
-// Package directory is the authentication database: users, their passwords and phones, the counters of failed attempts,
+// Package directory is the authentication database: users, their passwords, phones and devices, the counters of failed attempts,
 // and the verdicts that make a redelivered event be answered alike. All of the schema directory's SQL is here; what a
 // worker may call is decided by the grants of its PostgreSQL role (package migrations).
 package directory
@@ -90,8 +90,9 @@ func collect[T any](ctx context.Context, db *pgxpool.Pool, what, query string, a
 
 // PostgreSQL's error codes that the directory knows what to do about.
 const (
-	uniqueViolation  = "23505"
-	deadlockDetected = "40P01"
+	uniqueViolation     = "23505"
+	foreignKeyViolation = "23503"
+	deadlockDetected    = "40P01"
 )
 
 func hasCode(err error, codes ...string) bool {

@@ -37,7 +37,8 @@ func (d *Directory) Account(ctx context.Context, who Who) (*Account, error) {
 func (d *Directory) lookUp(ctx context.Context, who []*Who) ([]*Account, error) {
 	const query = `
 		SELECT q.n, u.id, u.locale, u.primary_method, u.enabled, u.locked, coalesce(p.hash, ''), h.user_id IS NOT NULL,
-		       coalesce(own.failures >= $3, false), coalesce(shared.locked_until > $4, false)
+		       coalesce(own.failures >= $3, false), coalesce(shared.locked_until > $4, false),
+		       EXISTS (SELECT FROM directory.devices d WHERE d.user_id = u.id)
 		FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS q (name, device, n)
 		JOIN directory.users u ON u.name = q.name
 		LEFT JOIN directory.passwords p ON p.user_id = u.id
@@ -54,11 +55,11 @@ func (d *Directory) lookUp(ctx context.Context, who []*Who) ([]*Account, error) 
 	}
 	out := make([]*Account, len(who))
 	var (
-		n                    int
-		a                    Account
-		phone, givenUp, shut bool
+		n                          int
+		a                          Account
+		phone, givenUp, shut, push bool
 	)
-	scan := []any{&n, &a.ID, &a.Locale, &a.Primary, &a.Enabled, &a.Locked, &a.Password, &phone, &givenUp, &shut}
+	scan := []any{&n, &a.ID, &a.Locale, &a.Primary, &a.Enabled, &a.Locked, &a.Password, &phone, &givenUp, &shut, &push}
 	_, err = pgx.ForEachRow(rows, scan, func() error {
 		found := a
 		w := who[n-1]
@@ -67,6 +68,9 @@ func (d *Directory) lookUp(ctx context.Context, who []*Who) ([]*Account, error) 
 		}
 		if ownCounter := found.Device != "" && !givenUp; phone && (ownCounter || !shut) {
 			found.Factors = append(found.Factors, events.SMS)
+		}
+		if push {
+			found.Factors = append(found.Factors, events.Push)
 		}
 		out[n-1] = &found
 		return nil

@@ -35,13 +35,14 @@ type User struct {
 	Locked      bool   // by an admin
 	Phone       string // E.164; "" for none
 	HasPassword bool
+	HasDevice   bool
 	Created     time.Time
 	Changed     time.Time
 }
 
 const selectUser = `
 	SELECT u.id, u.name, u.locale, u.primary_method, u.enabled, u.locked, coalesce(h.number, ''), p.user_id IS NOT NULL,
-	       u.created_at, u.changed_at
+	       EXISTS (SELECT FROM directory.devices d WHERE d.user_id = u.id), u.created_at, u.changed_at
 	FROM directory.users u
 	LEFT JOIN directory.phones h ON h.user_id = u.id
 	LEFT JOIN directory.passwords p ON p.user_id = u.id `
@@ -194,7 +195,9 @@ func (d *Directory) Rehash(ctx context.Context, id, old, hash string) error {
 
 // An Authenticator is something that a user can log in with.
 type Authenticator struct {
-	ID       string // "password" or "sms"
+	ID       string // "password", "sms" or, of a device, "push:<device>"
+	Kind     string // "password", "sms", "push"
+	Name     string // of a device, as the user calls it
 	Changed  time.Time
 	Failures int  // in a row, from unknown devices
 	Locked   bool // by failures
@@ -203,11 +206,12 @@ type Authenticator struct {
 // Authenticators lists what a user can log in with.
 func (d *Directory) Authenticators(ctx context.Context, id string) ([]Authenticator, error) {
 	const query = `
-		SELECT a.kind, a.changed_at, coalesce(c.failures, 0), coalesce(c.locked_until > $2, false)
-		FROM (SELECT 'password' AS kind, user_id, changed_at FROM directory.passwords
-		      UNION ALL SELECT 'sms', user_id, changed_at FROM directory.phones) a
+		SELECT a.id, a.kind, a.name, a.changed_at, coalesce(c.failures, 0), coalesce(c.locked_until > $2, false)
+		FROM (SELECT 'password' AS id, 'password' AS kind, '' AS name, user_id, changed_at FROM directory.passwords
+		      UNION ALL SELECT 'sms', 'sms', '', user_id, changed_at FROM directory.phones
+		      UNION ALL SELECT 'push:' || id, 'push', name, user_id, enrolled_at FROM directory.devices) a
 		LEFT JOIN directory.counters c ON c.authenticator = a.kind || ':' || a.user_id AND c.device = ''
-		WHERE a.user_id = $1 ORDER BY a.kind`
+		WHERE a.user_id = $1 ORDER BY a.kind, a.changed_at, a.id`
 	rows, err := d.db.Query(ctx, query, id, d.now())
 	if err != nil {
 		return nil, fmt.Errorf("directory: authenticators: %w", err)

@@ -41,6 +41,7 @@ var grants = map[string][]string{
 	},
 	"identityverifier": {
 		"directory.counters: SELECT INSERT UPDATE",
+		"directory.devices: SELECT(user_id)",
 		"directory.passwords: SELECT UPDATE",
 		"directory.phones: SELECT(user_id)",
 		"directory.users: SELECT",
@@ -55,18 +56,28 @@ var grants = map[string][]string{
 	"smsdispatcher": {
 		"directory.phones: SELECT(number,user_id)",
 	},
-	"pushnotifier": nil,
+	"pushnotifier": {
+		"directory.accounts: SELECT",
+		"directory.activations: SELECT INSERT DELETE",
+		"directory.devices: SELECT INSERT UPDATE DELETE",
+		"directory.users: SELECT(id,locale,name)",
+		"sessions.named: SELECT",
+		"sessions.sessions: SELECT UPDATE(revoked_at,revoked_by)",
+	},
 	"otpvalidator": {
 		"directory.counters: SELECT INSERT UPDATE",
 		"directory.verdicts: SELECT INSERT UPDATE",
 	},
 	"recorder": {
+		"directory.activations: SELECT(expires_at) DELETE",
 		"directory.counters: SELECT(authenticator,changed_at,failures,locked_until) DELETE",
 		"directory.verdicts: SELECT(created_at) DELETE",
 		"sessions.sessions: SELECT(expires_at) DELETE",
 	},
 	"console": {
+		"directory.activations: SELECT INSERT DELETE",
 		"directory.counters: SELECT DELETE",
+		"directory.devices: SELECT(account,enrolled_at,gateway,id,kind,last_seen,name,user_id) INSERT DELETE",
 		"directory.passwords: SELECT(changed_at,user_id) INSERT UPDATE DELETE",
 		"directory.phones: SELECT INSERT UPDATE DELETE",
 		"directory.users: SELECT INSERT UPDATE DELETE",
@@ -76,7 +87,7 @@ var grants = map[string][]string{
 }
 
 // owners are the workers that have a schema to themselves.
-var owners = map[string]string{"sms": "smsdispatcher", "risk": "riskassessor", "audit": "recorder"}
+var owners = map[string]string{"sms": "smsdispatcher", "push": "pushnotifier", "risk": "riskassessor", "audit": "recorder"}
 
 func TestGrants(t *testing.T) {
 	conn := connect(t)
@@ -128,7 +139,12 @@ func TestRefused(t *testing.T) {
 		{"console", `SELECT hash FROM directory.passwords`},
 		{"console", `UPDATE directory.counters SET failures = 0`},
 		{"riskassessor", `SELECT user_id FROM directory.accounts`},
-		{"pushnotifier", `SELECT 1 FROM sessions.named`},
+		{"pushnotifier", `SELECT hash FROM directory.passwords`},
+		{"pushnotifier", `SELECT number FROM directory.phones`},
+		{"pushnotifier", `UPDATE sessions.sessions SET expires_at = 'infinity'`},
+		{"console", `UPDATE directory.devices SET public_key = NULL`},
+		{"console", `SELECT target FROM directory.devices`},
+		{"identityverifier", `SELECT public_key FROM directory.devices`},
 		{"recorder", `SELECT hash FROM directory.passwords`},
 		{"recorder", `CREATE TABLE public.mine (a int)`},
 		{"recorder", `TRUNCATE directory.verdicts`},

@@ -38,6 +38,7 @@ type App struct {
 	OnNG                Need            `yaml:"on_ng"`
 	OnUnavailable       Unavailable     `yaml:"on_unavailable"`
 	SessionMaxAge       Span            `yaml:"session_max_age"` // for how long after its login a session of another app counts
+	PushTap             bool            `yaml:"push_tap"`        // a push is approved without its number
 }
 
 // Name is an app's name as people see it.

@@ -23,7 +23,7 @@ func TestBuiltInPolicy(t *testing.T) {
 		t.Fatal(err)
 	}
 	demo := p.Apps["demo"]
-	if demo == nil || !demo.Accepts(events.Password) || demo.Accepts(events.None) {
+	if demo == nil || !demo.Accepts(events.Password) || !demo.Accepts(events.None) || demo.PushTap {
 		t.Fatalf("app demo: %+v", demo)
 	}
 	for _, test := range []struct {

@@ -20,7 +20,7 @@ import (
 )
 
 // sealing lists the workers that values are sealed to.
-var sealing = []string{"identityverifier", "riskassessor", "otpvalidator"}
+var sealing = []string{"identityverifier", "riskassessor", "otpvalidator", "pushnotifier"}
 
 // connectWait is how long setup waits for a broker or a database that does not answer yet.
 const connectWait = 30 * time.Second
@@ -46,8 +46,9 @@ func NKeys(cfg *config.Config, folder *credentials.Folder) (map[string]string, e
 // Credentials makes what is missing in the folder, and rotates the sealing keys.
 func Credentials(cfg *config.Config, folder *credentials.Folder, now time.Time) error {
 	contents := credentials.Contents{
-		Roles: migrations.Roles,
-		Keys:  []string{"code", "directory", "gateway-" + cfg.Gateway.Name},
+		Roles:   migrations.Roles,
+		Keys:    []string{"code", "directory", "risk", "gateway-" + cfg.Gateway.Name},
+		Signing: []string{"vapid"},
 	}
 	for _, u := range bus.Users(Gateways(cfg)) {
 		contents.Users = append(contents.Users, u.Name)

@@ -23,7 +23,7 @@ type demoAccount struct {
 
 var demo = []demoAccount{
 	{name: "alice", phone: "+819012341234", primary: directory.Password, about: "password, then a code by text message (the risk simulator says REVIEW)"},
-	{name: "bob", phone: "+819012345678", primary: directory.Password, about: "password (the risk simulator says OK)"},
+	{name: "bob", phone: "+819012345678", primary: directory.Password, about: "password (the risk simulator says OK), or the ID alone once a phone is activated"},
 	{name: "carol", primary: directory.Token, about: "logs in with a token; none is assigned to her yet"},
 	{name: "dave", phone: "+819012349999", primary: directory.Password, locked: true, about: "locked: every login is denied"},
 }

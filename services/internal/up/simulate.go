@@ -3,6 +3,7 @@ package up
 import (
 	"context"
 	"errors"
+	"net"
 	"net/http"
 	"path/filepath"
 	"time"
@@ -18,25 +19,42 @@ const (
 	karadenService = 1
 	twilioAccount  = "ACdemo"
 	twilioFrom     = "+15005550006"
+	fcmProject     = "demo"
+	fcmAccount     = "push@demo.example"
+	vapidSubject   = "mailto:push@demo.example"
 )
 
 // startSimulators serves the providers' far ends, and makes every kind of provider that the configuration does not name be one.
 // The credentials folder tells workers that are started alone the same.
 func (u *up) startSimulators(fail func(error)) (stop func(), err error) {
-	var secrets [3]string
-	files := [3]string{"karaden.token", "twilio.token", "omotion.signature"}
+	var secrets [4]string
+	files := [4]string{"karaden.token", "twilio.token", "omotion.signature", "mamoru.token"}
 	for i, name := range files {
 		if secrets[i], err = u.simulatorSecret(name); err != nil {
 			return nil, err
 		}
 	}
 	base := "http://" + u.addresses.Sim
+	firebase, err := u.serviceAccount(base + "/fcm/token")
+	if err != nil {
+		return nil, err
+	}
+	_, port, err := net.SplitHostPort(u.addresses.Sim)
+	if err != nil {
+		return nil, err
+	}
 	providers, err := yaml.Marshal(map[string]any{
 		"sms": map[string]any{"providers": []map[string]any{
 			{"name": "karaden", "kind": "karaden", "url": base + "/karaden/api", "account": karadenTenant, "token_file": files[0], "service_id": karadenService},
 			{"name": "twilio", "kind": "twilio", "url": base + "/twilio", "account": twilioAccount, "token_file": files[1], "from": twilioFrom},
 		}},
 		"risk": map[string]any{"url": base + "/omotion", "signature_file": files[2]},
+		"push": map[string]any{
+			"webpush":       map[string]any{"subject": vapidSubject},
+			"webpush_hosts": []string{u.addresses.Sim, "localhost:" + port}, // beside those of real browsers
+			"fcm":           map[string]any{"url": base + "/fcm", "project": fcmProject, "key_file": serviceAccountFile},
+			"mamoru":        map[string]any{"url": base + "/mamoru", "approve_url": base + "/mamoru/approve", "token_file": files[3]},
+		},
 	})
 	if err != nil {
 		return nil, err
@@ -52,7 +70,9 @@ func (u *up) startSimulators(fail func(error)) (stop func(), err error) {
 		KaradenTenant: karadenTenant, KaradenToken: secrets[0],
 		TwilioAccount: twilioAccount, TwilioToken: secrets[1],
 		OMotionSignature: secrets[2],
-		RiskReview:       []string{"alice"},
+		FCMProject:       fcmProject, FCMEmail: fcmAccount, FCMKey: firebase,
+		MamoruToken: secrets[3],
+		RiskReview:  []string{"alice"},
 	})
 	s := &http.Server{
 		Handler:           sim,

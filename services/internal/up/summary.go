@@ -16,7 +16,7 @@ func (u *up) summary(password string) {
 	line("")
 	line("  Demo app    http://%s/", a.HTTP)
 	line("  Documents   http://%s/docs               every operation and every event", a.HTTP)
-	line("  Phones      http://%s/sim/sms/messages   what the simulated phones received", a.Sim)
+	line("  Phones      http://%s/sim/sms/messages   what the simulated phones received; pushes: /sim/push/messages", a.Sim)
 	line("  Admin API   http://%s/admin/v1/users     bearer token in %s", a.Ops, u.adminTokenFrom())
 	line("  Operations  http://%s/readyz  and  /metrics", a.Ops)
 	line("  NATS        nats://%s   nkey seeds in %s", a.NATS, u.folder.Dir())

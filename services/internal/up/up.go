@@ -95,6 +95,7 @@ func (u *up) run(ctx context.Context, cancel context.CancelCauseFunc) (err error
 	if err := u.listen(); err != nil { // first: a port that is taken shows at once
 		return err
 	}
+	u.Config.Gateway.Base = "http://" + u.addresses.HTTP
 	if err := setup.Credentials(u.Config, u.folder, time.Now()); err != nil {
 		return err
 	}

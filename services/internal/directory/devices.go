@@ -1,0 +1,215 @@
+package directory
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// DeviceOf names a phone as the events name authenticators.
+func DeviceOf(device string) string { return "push:" + device }
+
+// A Kind is what approves on a phone.
+type Kind string
+
+// The kinds.
+const (
+	Sekisho Kind = "sekisho" // our own authenticator, which holds a key
+	Mamoru  Kind = "mamoru"  // a provider's, where the browser goes to approve
+)
+
+// A Transport is how a phone is told that there is something to fetch.
+type Transport string
+
+// The transports.
+const (
+	Polling Transport = "" // the phone asks by itself, as every phone does beside its transport
+	WebPush Transport = "webpush"
+	FCM     Transport = "fcm"
+)
+
+// A Device is a phone on which a user approves.
+type Device struct {
+	ID        string // opaque
+	User      string // opaque id
+	Kind      Kind
+	Name      string // as the user calls it
+	PublicKey []byte // of Sekisho: P-256 point, uncompressed (SEC 1 section 2.3.3), 65 bytes
+	Account   string // of Mamoru: the provider's name of the user
+	Gateway   string // where the phone's page is served
+	Transport Transport
+	Target    json.RawMessage // where the transport sends to, as the phone gave it; nil with Polling
+	Enrolled  time.Time
+	Seen      time.Time // give or take a minute
+}
+
+// Errors of devices.
+var (
+	ErrNoDevice       = errors.New("directory: no such device")
+	ErrNoActivation   = errors.New("directory: the activation is unknown, used or out of time, or its user may not log in")
+	ErrTooManyDevices = errors.New("directory: the user has as many devices as a user may have")
+)
+
+// Activate invites a user to enroll a device: once, and within lifetime. A user has one invitation at a time, and it is
+// refused with [ErrTooManyDevices] to who has `most` devices: what a login wakes is bounded. [ErrNotFound] if there is no such user.
+func (d *Directory) Activate(ctx context.Context, user string, lifetime time.Duration, most int) (code string, expires time.Time, err error) {
+	code = rand.Text() // 130 bits
+	now := d.now()
+	expires = now.Add(lifetime)
+	const statement = `
+		WITH earlier AS (
+			DELETE FROM directory.activations WHERE user_id = $2
+		)
+		INSERT INTO directory.activations (hash, user_id, expires_at, created_at)
+		SELECT $1, $2, $3, $4 WHERE (SELECT count(*) FROM directory.devices WHERE user_id = $2) < $5`
+	tag, err := d.db.Exec(ctx, statement, activationHash(code), user, expires, now, most)
+	switch {
+	case hasCode(err, foreignKeyViolation):
+		return "", time.Time{}, ErrNotFound
+	case err != nil:
+		return "", time.Time{}, fmt.Errorf("directory: activate: %w", err)
+	case tag.RowsAffected() == 0:
+		return "", time.Time{}, ErrTooManyDevices
+	}
+	return code, expires, nil
+}
+
+func activationHash(code string) []byte {
+	sum := sha256.Sum256([]byte(code))
+	return sum[:]
+}
+
+// Enroll adds a device of the user whom the code invited. Of the Device it takes name, public key and gateway. Of several
+// who use one code at once, one enrolls; the others get [ErrNoActivation].
+func (d *Directory) Enroll(ctx context.Context, code string, device Device) (Device, error) {
+	const statement = `
+		WITH used AS (
+			DELETE FROM directory.activations a
+			WHERE hash = $1 AND expires_at > $2
+				AND EXISTS (SELECT FROM directory.accounts c WHERE c.user_id = a.user_id AND c.may_log_in)
+			RETURNING user_id
+		)
+		INSERT INTO directory.devices AS d (id, user_id, kind, name, public_key, account, gateway, transport, enrolled_at, last_seen)
+		SELECT $3, user_id, 'sekisho', $4, $5, '', $6, '', $2, $2 FROM used
+		RETURNING ` + deviceColumns
+	enrolled, err := d.oneDevice(ctx, "enroll", statement, activationHash(code), d.now(), rand.Text(), device.Name, device.PublicKey, device.Gateway)
+	if errors.Is(err, ErrNoDevice) {
+		err = ErrNoActivation
+	}
+	return enrolled, err
+}
+
+// Link records that a user approves at a provider that hosts the approval. Of the Device it takes user, name, account and
+// gateway. [ErrNotFound] if there is no such user.
+func (d *Directory) Link(ctx context.Context, device Device) (id string, err error) {
+	id = rand.Text()
+	_, err = d.db.Exec(ctx, `
+		INSERT INTO directory.devices (id, user_id, kind, name, account, gateway, transport, enrolled_at, last_seen)
+		VALUES ($1, $2, 'mamoru', $3, $4, $5, '', $6, $6)`, id, device.User, device.Name, device.Account, device.Gateway, d.now())
+	switch {
+	case hasCode(err, foreignKeyViolation):
+		return "", ErrNotFound
+	case err != nil:
+		return "", fmt.Errorf("directory: link: %w", err)
+	}
+	return id, nil
+}
+
+const deviceColumns = `d.id, d.user_id, d.kind, d.name, d.public_key, d.account, d.gateway, d.transport, d.target, d.enrolled_at, d.last_seen`
+
+// Device is a device by its id, or [ErrNoDevice].
+func (d *Directory) Device(ctx context.Context, id string) (Device, error) {
+	return d.oneDevice(ctx, "read device", `SELECT `+deviceColumns+` FROM directory.devices d WHERE d.id = $1`, id)
+}
+
+// Devices lists a user's devices, the oldest first.
+func (d *Directory) Devices(ctx context.Context, user string) ([]Device, error) {
+	return d.readDevices(ctx, "list devices", `
+		SELECT `+deviceColumns+` FROM directory.devices d WHERE d.user_id = $1 ORDER BY d.enrolled_at, d.id`, user)
+}
+
+// RenameDevice gives a device of a user another name, or returns [ErrNoDevice].
+func (d *Directory) RenameDevice(ctx context.Context, user, id, name string) (Device, error) {
+	return d.oneDevice(ctx, "rename device", `
+		UPDATE directory.devices d SET name = $3 WHERE d.user_id = $1 AND d.id = $2 RETURNING `+deviceColumns, user, id, name)
+}
+
+// RemoveDevice removes a device of a user, or returns [ErrNoDevice].
+func (d *Directory) RemoveDevice(ctx context.Context, user, id string) error {
+	tag, err := d.db.Exec(ctx, `DELETE FROM directory.devices WHERE user_id = $1 AND id = $2`, user, id)
+	if err != nil {
+		return fmt.Errorf("directory: remove device: %w", err)
+	}
+	if tag.RowsAffected() == 0 {
+		return ErrNoDevice
+	}
+	return nil
+}
+
+// SetTarget says how a device is told from now on; target is nil with [Polling].
+func (d *Directory) SetTarget(ctx context.Context, id string, transport Transport, target json.RawMessage) error {
+	if _, err := d.db.Exec(ctx, `UPDATE directory.devices SET transport = $2, target = $3 WHERE id = $1`, id, transport, target); err != nil {
+		return fmt.Errorf("directory: set target: %w", err)
+	}
+	return nil
+}
+
+// DropTarget forgets a target that is gone, unless the device has given another meanwhile.
+func (d *Directory) DropTarget(ctx context.Context, id string, target json.RawMessage) error {
+	_, err := d.db.Exec(ctx, `UPDATE directory.devices SET transport = '', target = NULL WHERE id = $1 AND target = $2`, id, target)
+	if err != nil {
+		return fmt.Errorf("directory: drop target: %w", err)
+	}
+	return nil
+}
+
+// Saw records that a device has shown itself, at most once a minute.
+func (d *Directory) Saw(ctx context.Context, id string) error {
+	now := d.now()
+	_, err := d.db.Exec(ctx, `UPDATE directory.devices SET last_seen = $2 WHERE id = $1 AND last_seen <= $3`, id, now, now.Add(-time.Minute))
+	if err != nil {
+		return fmt.Errorf("directory: saw device: %w", err)
+	}
+	return nil
+}
+
+func (d *Directory) oneDevice(ctx context.Context, what, statement string, args ...any) (Device, error) {
+	found, err := d.readDevices(ctx, what, statement, args...)
+	if err != nil {
+		return Device{}, err
+	}
+	if len(found) == 0 {
+		return Device{}, ErrNoDevice
+	}
+	return found[0], nil
+}
+
+func (d *Directory) readDevices(ctx context.Context, what, statement string, args ...any) ([]Device, error) {
+	rows, err := d.db.Query(ctx, statement, args...)
+	if err != nil {
+		return nil, fmt.Errorf("directory: %s: %w", what, err)
+	}
+	found, err := pgx.CollectRows(rows, pgx.RowToStructByPos[Device])
+	if err != nil {
+		return nil, fmt.Errorf("directory: %s: %w", what, err)
+	}
+	return found, nil
+}
+
+// NameOf is the canonical name of a user, for the phone that shows whose it is, or [ErrNotFound].
+func (d *Directory) NameOf(ctx context.Context, user string) (name string, err error) {
+	err = d.db.QueryRow(ctx, `SELECT name FROM directory.users WHERE id = $1`, user).Scan(&name)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return "", ErrNotFound
+	}
+	if err != nil {
+		return "", fmt.Errorf("directory: name of a user: %w", err)
+	}
+	return name, nil
+}
