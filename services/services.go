@@ -7,6 +7,7 @@ import (
 	"github.com/sekisho/sekisho/services/identityverifier"
 	"github.com/sekisho/sekisho/services/internal/runtime"
 	"github.com/sekisho/sekisho/services/otpvalidator"
+	"github.com/sekisho/sekisho/services/pushnotifier"
 	"github.com/sekisho/sekisho/services/recorder"
 	"github.com/sekisho/sekisho/services/riskassessor"
 	"github.com/sekisho/sekisho/services/sessionissuer"
@@ -20,6 +21,7 @@ var All = []runtime.Service{
 	riskassessor.Service,
 	sessionissuer.Service,
 	smsdispatcher.Service,
+	pushnotifier.Service,
 	otpvalidator.Service,
 	recorder.Service,
 	console.Service,

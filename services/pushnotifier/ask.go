@@ -1,0 +1,141 @@
+package pushnotifier
+
+import (
+	"cmp"
+	"errors"
+	"net/http"
+	"time"
+
+	"github.com/sekisho/sekisho/events"
+	"github.com/sekisho/sekisho/services/internal/bus"
+	"github.com/sekisho/sekisho/services/internal/httpapi"
+)
+
+// A promptView is what a device is asked.
+type promptView struct {
+	Login   string    `json:"login"`
+	Round   int       `json:"round"`
+	Nonce   string    `json:"nonce"`
+	App     string    `json:"app"`
+	Place   string    `json:"place,omitempty"`
+	Browser string    `json:"browser,omitempty"`
+	Asked   time.Time `json:"asked"`
+	Expires time.Time `json:"expires"`
+	Number  bool      `json:"number"` // approve with the number that the login page shows
+}
+
+// A noticeView is what a device is told.
+type noticeView struct {
+	ID      string    `json:"id"`
+	Kind    string    `json:"kind"`
+	App     string    `json:"app,omitempty"`
+	Place   string    `json:"place,omitempty"`
+	Browser string    `json:"browser,omitempty"`
+	Device  string    `json:"device,omitempty"` // name of the device that was changed
+	At      time.Time `json:"at"`
+}
+
+// listPrompts lists what a device is asked and told. Which prompts are open is for their logins to say: a row may be behind.
+func (n *notifier) listPrompts(w http.ResponseWriter, r *http.Request, c caller) error {
+	ctx := r.Context()
+	open, err := n.store.open(ctx, c.user)
+	if err != nil {
+		return err
+	}
+	prompts := []promptView{}
+	for _, p := range open {
+		history, err := n.bus.Login(ctx, p.Login)
+		if err != nil {
+			return err
+		}
+		if n.open(history, p.Round) == nil {
+			continue // not yet challenged, or over
+		}
+		wanted, _ := bus.Get[*events.Wanted](history, p.Round)
+		if wanted == nil {
+			continue
+		}
+		asked := n.asked(history)
+		prompts = append(prompts, promptView{
+			Login: p.Login.String(), Round: p.Round, Nonce: encode(p.Nonce), App: cmp.Or(asked.App, wanted.App), Place: asked.Place, Browser: asked.Browser,
+			Asked: p.Created.UTC(), Expires: p.Expires.UTC(), Number: !wanted.Tap,
+		})
+	}
+	untold, err := n.store.untold(ctx, c.device.ID)
+	if err != nil {
+		return err
+	}
+	notices := make([]noticeView, len(untold))
+	for i, t := range untold {
+		notices[i] = noticeView{ID: t.ID, Kind: t.Kind, App: t.App, Place: t.Place, Browser: t.Browser, Device: t.Name, At: t.Created.UTC()}
+	}
+	httpapi.Write(w, http.StatusOK, map[string]any{"prompts": prompts, "notices": notices})
+	return nil
+}
+
+// answerPrompt takes a device's answer and says what it came to.
+func (n *notifier) answerPrompt(w http.ResponseWriter, r *http.Request, c caller) error {
+	var asked struct {
+		Assertion string `json:"assertion"`
+	}
+	if err := httpapi.Decode(w, r, maxBody, &asked); err != nil {
+		return err
+	}
+	v, err := n.answer(r.Context(), c.device, asked.Assertion)
+	switch {
+	case errors.Is(err, errToken):
+		return httpapi.Invalid("assertion", "not an answer of this device to a prompt of its user")
+	case errors.Is(err, errOver):
+		return errPromptOver
+	case err != nil:
+		return err
+	}
+	result := ""
+	switch v.reason {
+	case "":
+		result = "approved"
+	case events.RejectedDenied, events.RejectedNotMe:
+		result = "denied"
+	case events.RejectedWrong:
+		result = "wrong"
+	case events.RejectedExhausted:
+		result = "over"
+	default: // superseded, expired, locked
+		return errPromptOver
+	}
+	httpapi.Write(w, http.StatusOK, struct {
+		Result       string `json:"result"`
+		AttemptsLeft int    `json:"attempts_left"`
+	}{result, max(0, n.settings.Wrong-v.wrong)})
+	return nil
+}
+
+var errPromptOver = &httpapi.Problem{Status: http.StatusConflict, Detail: "the prompt is over"}
+
+// answerNotice records that a notice was seen, or that the login which it tells of was not the user's.
+func (n *notifier) answerNotice(w http.ResponseWriter, r *http.Request, c caller) error {
+	var asked struct {
+		Decision string `json:"decision"`
+	}
+	if err := httpapi.Decode(w, r, maxBody, &asked); err != nil {
+		return err
+	}
+	if asked.Decision != "seen" && asked.Decision != notMe {
+		return httpapi.Invalid("decision", "want seen or not_me")
+	}
+	told, err := n.store.see(r.Context(), r.PathValue("id"), c.device.ID, asked.Decision == notMe)
+	switch {
+	case err != nil:
+		return err
+	case told == nil:
+		return &httpapi.Problem{Status: http.StatusNotFound}
+	case asked.Decision == notMe && told.Login == nil:
+		return httpapi.Invalid("decision", "this notice is not about a login")
+	case asked.Decision == notMe:
+		if err := n.protest(r.Context(), told); err != nil {
+			return err
+		}
+	}
+	w.WriteHeader(http.StatusNoContent)
+	return nil
+}

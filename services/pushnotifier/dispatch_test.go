@@ -1,0 +1,272 @@
+package pushnotifier
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/sekisho/sekisho/events"
+	"github.com/sekisho/sekisho/services/internal/config"
+	"github.com/sekisho/sekisho/services/simulators"
+)
+
+// dispatch handles a wanted and returns what it came to: the reason of undelivered, or "".
+func dispatch(t testing.TB, n *notifier, e *events.Event) string {
+	t.Helper()
+	out, err := n.dispatch(t.Context(), e, e.Data.(*events.Wanted))
+	check(t, err)
+	if len(out) == 0 {
+		return ""
+	}
+	check(t, out[0].Data.Validate())
+	return out[0].Data.(*events.Undelivered).Reason
+}
+
+// push lets a phone be told by a push service.
+func (p *phone) push(t testing.TB, n *notifier, user, transport string) (id string) {
+	t.Helper()
+	target, id := p.far.subscribe(t, user, transport, n.vendors.vapid)
+	status, answer := p.ask(t, "PUT", "/v1/authenticator/subscription", map[string]any{"transport": target.Transport, "target": target.Address})
+	if status != 204 {
+		t.Fatal(status, answer)
+	}
+	return id
+}
+
+func TestChallenge(t *testing.T) {
+	s := newSite(t)
+	n := s.serve(t)
+	p := s.phone(t, "alice")
+	p.push(t, n, "alice", simulators.WebPush)
+	s.phone(t, "alice").push(t, n, "alice", simulators.FCM)
+	l := s.login(t, "alice", func(l *login) { l.done = []string{"pwd"} })
+	at := s.clock().UTC().Truncate(time.Microsecond)
+	expect(t, "challenged", l.challenged(t, n, 1), &events.Challenged{
+		Factor: events.Push, Number: true, Expires: at.Add(2 * time.Minute), ResendAt: at.Add(30 * time.Second),
+		Choices: []events.Factor{events.Push, events.SMS},
+	})
+	messages, err := s.far.WaitPush(t.Context(), "alice", 2)
+	check(t, err)
+	for _, m := range messages {
+		if m.Body != string(wakeUp) || m.Urgency != "high" || m.Topic == "" && m.Provider == simulators.WebPush || m.TTL < 60 || m.TTL > 120 {
+			t.Errorf("message: %+v", m)
+		}
+	}
+	hinted := []string{<-s.hints, <-s.hints}
+	expect(t, "hinted", slices.Contains(hinted, p.id), true)
+
+	// The same again, as after a crash: the prompt is the same, the phones are woken once more under the same topic.
+	asked := p.asked(t)
+	expect(t, "redelivery", dispatch(t, n, l.event(t, events.StepWanted, 1)), "")
+	expect(t, "prompt", p.asked(t), asked)
+	messages, err = s.far.WaitPush(t.Context(), "alice", 4)
+	check(t, err)
+	expect(t, "rows", s.count(t, `SELECT count(*) FROM push.prompts`), 1)
+	topics := make(map[string]bool)
+	for _, m := range messages {
+		topics[m.Topic] = true
+	}
+	expect(t, "topics", len(topics), 1)
+}
+
+// Who has shown nothing but a name learns nothing of the user's phones, nor whether there are any.
+func TestChallengeTellsNothingOfAName(t *testing.T) {
+	s := newSite(t)
+	n := s.start(t)
+	s.phone(t, "alice")
+	real := s.login(t, "alice").challenged(t, n, 1)
+	decoy := s.login(t, "STRANGER", func(l *login) { l.decoy = true }).challenged(t, n, 1)
+	real.Expires, real.ResendAt = decoy.Expires, decoy.ResendAt
+	expect(t, "challenges", real, decoy)
+}
+
+// A decoy walks the same road, and no answer to it is ever right.
+func TestDecoyIsNeverRight(t *testing.T) {
+	s := newSite(t)
+	n := s.serve(t)
+	p := s.phone(t, "alice")
+	l := s.login(t, "alice", func(l *login) { l.decoy = true }) // as if somebody had made a decoy of a user with a phone
+	e := l.wanted(t, 1)
+	expect(t, "dispatch", dispatch(t, n, e), "")
+	l.event(t, events.StepChallenged, 1)
+	expect(t, "result", p.answer(t, p.assertion(t, p.asked(t), approve, number)), "wrong 2")
+	expect(t, "verified", l.has(t, events.StepVerified, 1), false)
+}
+
+func TestNotForUs(t *testing.T) {
+	s := newSite(t)
+	n := s.start(t)
+	l := s.login(t, "alice")
+	out, err := n.dispatch(t.Context(), l.wanted(t, 1), &events.Wanted{Factor: events.SMS})
+	check(t, err)
+	expect(t, "events", len(out), 0)
+	out, err = n.decide(t.Context(), nil, &events.Answered{Factor: events.SMS})
+	check(t, err)
+	expect(t, "events", len(out), 0)
+}
+
+func TestUndelivered(t *testing.T) {
+	s := newSite(t)
+	n := s.start(t)
+	expect(t, "without a phone", dispatch(t, n, s.login(t, "alice").wanted(t, 1)), events.UndeliveredRefused)
+	s.phone(t, "alice")
+	withoutNumber := s.login(t, "alice", func(l *login) { l.prompt = nil })
+	expect(t, "without a number to ask for", dispatch(t, n, withoutNumber.wanted(t, 1)), events.UndeliveredRefused)
+	expect(t, "of a login that has ended", func() string {
+		l := s.login(t, "alice")
+		l.say(t, "gateway/web", 0, &events.Cancelled{})
+		return dispatch(t, n, l.wanted(t, 1))
+	}(), "")
+	expect(t, "rows", s.count(t, `SELECT count(*) FROM push.prompts`), 2)
+}
+
+func TestLimits(t *testing.T) {
+	s := newSite(t, func(c *config.Config) { c.Limits.PushPerUser, c.Limits.PushPerSource = 2, 3 })
+	n := s.start(t)
+	s.phone(t, "alice")
+	s.phone(t, "bob")
+	from := func(source string) func(*login) { return func(l *login) { l.source = source } }
+	try := func(user, source string) string { return dispatch(t, n, s.login(t, user, from(source)).wanted(t, 1)) }
+	expect(t, "first", try("alice", "s"), "")
+	second := s.login(t, "alice", from("s"))
+	expect(t, "second", dispatch(t, n, second.wanted(t, 1)), "")
+	expect(t, "third of the user", try("alice", "other"), events.UndeliveredLimited)
+	expect(t, "the second, redelivered", dispatch(t, n, second.event(t, events.StepWanted, 1)), "")
+	expect(t, "third of the source", try("bob", "s"), "")
+	expect(t, "fourth of the source", try("bob", "s"), events.UndeliveredLimited)
+	expect(t, "of no source", try("bob", ""), "")
+	s.pass(limitWindow)
+	expect(t, "after a while", try("alice", "s"), "")
+}
+
+// Decoys are limited like anybody else, so that a limit does not tell who exists.
+func TestDecoysAreLimited(t *testing.T) {
+	s := newSite(t, func(c *config.Config) { c.Limits.PushPerUser = 1 })
+	n := s.start(t)
+	decoy := func(l *login) { l.decoy = true }
+	expect(t, "first", dispatch(t, n, s.login(t, "STRANGER", decoy).wanted(t, 1)), "")
+	expect(t, "second", dispatch(t, n, s.login(t, "STRANGER", decoy).wanted(t, 1)), events.UndeliveredLimited)
+}
+
+// Many at once never exceed a limit: of one user, and of one source, whether they share a statement or not.
+func TestLimitAtOnce(t *testing.T) {
+	s := newSite(t, func(c *config.Config) { c.Limits.PushPerUser, c.Limits.PushPerSource = 3, 4 })
+	instances := []*notifier{s.start(t), s.start(t)}
+	s.phone(t, "alice")
+	for name, tt := range map[string]struct {
+		user, source func(i int) string
+		want         int
+	}{
+		"user":   {func(int) string { return "alice" }, func(int) string { return "" }, 3},
+		"source": {func(i int) string { return fmt.Sprint("STRANGER", i) }, func(int) string { return "one" }, 4},
+	} {
+		results := make(chan string, 12)
+		for i := range cap(results) {
+			e := s.login(t, tt.user(i), func(l *login) { l.source, l.decoy = tt.source(i), name == "source" }).wanted(t, 1)
+			go func() {
+				out, err := instances[i%2].dispatch(t.Context(), e, e.Data.(*events.Wanted))
+				switch {
+				case err != nil:
+					results <- err.Error()
+				case len(out) > 0:
+					results <- out[0].Data.(*events.Undelivered).Reason
+				default:
+					results <- ""
+				}
+			}()
+		}
+		got := make(map[string]int)
+		for range cap(results) {
+			got[<-results]++
+		}
+		expect(t, name, got, map[string]int{"": tt.want, events.UndeliveredLimited: cap(results) - tt.want})
+	}
+}
+
+// The login page is served while a push service hangs, and the phone finds its prompt by itself.
+func TestProviderHangs(t *testing.T) {
+	s := newSite(t)
+	n := s.serve(t)
+	p := s.phone(t, "alice")
+	p.push(t, n, "alice", simulators.WebPush)
+	s.far.fault(t, simulators.Hang, 30*time.Second)
+	l := s.login(t, "alice")
+	e := l.wanted(t, 1)
+	done := make(chan error, 1)
+	go func() {
+		_, err := n.dispatch(t.Context(), e, e.Data.(*events.Wanted))
+		done <- err
+	}()
+	challenged := l.event(t, events.StepChallenged, 1)
+	if took := challenged.Stored.Sub(e.Stored); took > s.env.Config.Push.Wait {
+		t.Errorf("challenged after %s", took)
+	}
+	expect(t, "result", p.answer(t, p.assertion(t, p.asked(t), approve, number)), "approved 3")
+	check(t, <-done) // within push.wait: the service still hangs
+}
+
+func TestProviderFails(t *testing.T) {
+	for _, mode := range []simulators.Mode{simulators.Error, simulators.Garbage, simulators.Reset} {
+		s := newSite(t)
+		n := s.serve(t)
+		p := s.phone(t, "alice")
+		p.push(t, n, "alice", simulators.FCM)
+		s.far.fault(t, mode, 0)
+		l := s.login(t, "alice")
+		l.challenged(t, n, 1)
+		expect(t, "result", p.answer(t, p.assertion(t, p.asked(t), approve, number)), "approved 3")
+		eventually(t, "the failure is logged", func() bool { return strings.Contains(s.log.String(), "push message not accepted") })
+	}
+}
+
+// An app that was removed is not written to any more.
+func TestTargetIsGone(t *testing.T) {
+	s := newSite(t)
+	n := s.serve(t)
+	p := s.phone(t, "alice")
+	id := p.push(t, n, "alice", simulators.WebPush)
+	s.far.remove(t, id)
+	s.login(t, "alice").challenged(t, n, 1)
+	eventually(t, "the target is dropped", func() bool {
+		return s.count(t, `SELECT count(*) FROM directory.devices WHERE transport = '' AND target IS NULL`) == 1
+	})
+	p.asked(t)
+}
+
+func TestHostedProviderIsDown(t *testing.T) {
+	s := newSite(t)
+	n := s.start(t)
+	s.sql(t, `INSERT INTO directory.devices (id, user_id, kind, name, account, gateway, transport, enrolled_at, last_seen)
+		VALUES ('m', 'bob', 'mamoru', 'Mamoru', 'bob-at-mamoru', 'web', '', now(), now())`)
+	s.far.fault(t, simulators.Error, 0)
+	expect(t, "alone", dispatch(t, n, s.login(t, "bob").wanted(t, 1)), events.UndeliveredDown)
+	s.phone(t, "bob")
+	challenged := s.login(t, "bob").challenged(t, n, 1)
+	expect(t, "beside a phone of ours", []any{challenged.URL, challenged.Number}, []any{"", true})
+}
+
+func TestPurge(t *testing.T) {
+	s := newSite(t)
+	n := s.serve(t)
+	p := s.phone(t, "alice")
+	s.login(t, "alice", func(l *login) { l.source = "s" }).challenged(t, n, 1)
+	p.asked(t)
+	check(t, n.store.cool(t.Context(), "alice", s.clock().Add(time.Minute)))
+	_, err := n.store.tell(t.Context(), notice{User: "alice", Kind: deviceEnrolled, Cause: "x"}, []string{p.id})
+	check(t, err)
+	rows := func() [5]int {
+		return [5]int{s.count(t, `SELECT count(*) FROM push.prompts`), s.count(t, `SELECT count(*) FROM push.notices`),
+			s.count(t, `SELECT count(*) FROM push.sources`),
+			s.count(t, `SELECT count(*) FROM push.proofs`), s.count(t, `SELECT count(*) FROM push.cooldowns`)}
+	}
+	check(t, n.store.purge(t.Context(), s.env.Config.Push.Keep))
+	expect(t, "at once", rows(), [5]int{1, 1, 1, 1, 1})
+	s.pass(4 * time.Minute)
+	check(t, n.store.purge(t.Context(), s.env.Config.Push.Keep))
+	expect(t, "soon", rows(), [5]int{1, 1, 1, 0, 0})
+	s.pass(s.env.Config.Push.Keep)
+	check(t, n.store.purge(t.Context(), s.env.Config.Push.Keep))
+	expect(t, "later", rows(), [5]int{})
+}

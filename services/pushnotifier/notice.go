@@ -1,0 +1,238 @@
+package pushnotifier
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/sekisho/sekisho/events"
+	"github.com/sekisho/sekisho/services/internal/bus"
+	"github.com/sekisho/sekisho/services/internal/directory"
+)
+
+// Kinds of notices.
+const (
+	unknownEnvironment = "unknown_environment"
+	deviceEnrolled     = "device_enrolled"
+	deviceRenamed      = "device_renamed"
+	deviceRemoved      = "device_removed"
+)
+
+// noticeParameter names, in the response of an answer, the notice by which a user disowned the login.
+const noticeParameter = "notice"
+
+// warn tells all devices of a user about a login from a browser or a network that is new: once for each login, whatever
+// becomes of it.
+func (n *notifier) warn(ctx context.Context, e *events.Event, assessed *events.Assessed) ([]*events.Event, error) {
+	if !assessed.Unknown {
+		return nil, nil
+	}
+	history, err := n.bus.History(ctx, e)
+	if err != nil {
+		return nil, err
+	}
+	identified, _ := bus.Get[*events.Identified](history, 0)
+	if identified == nil || identified.Decoy {
+		return nil, nil
+	}
+	asked := n.asked(history)
+	devices, _, err := n.tell(ctx, notice{
+		User: identified.User, Kind: unknownEnvironment, Cause: e.Login.String(), Login: &e.Login,
+		App: cmp.Or(asked.App, identified.App), Place: asked.Place, Browser: asked.Browser,
+	}, "")
+	if err != nil {
+		return nil, err
+	}
+	n.wakeFor(ctx, devices, unknownEnvironment, e.Login.String()) // once more after a crash: better than never
+	return nil, nil
+}
+
+// tell writes a notice for the devices of its user, all but one: the one that did what the notice tells. It returns those
+// devices, and whether any of them had not been told.
+func (n *notifier) tell(ctx context.Context, told notice, but string) (devices []directory.Device, news bool, err error) {
+	if devices, err = n.directory.Devices(ctx, told.User); err != nil {
+		return nil, false, err
+	}
+	devices = slices.DeleteFunc(devices, func(d directory.Device) bool { return d.ID == but || d.Kind != directory.Sekisho })
+	ids := make([]string, len(devices))
+	for i, d := range devices {
+		ids[i] = d.ID
+	}
+	news, err = n.store.tell(ctx, told, ids)
+	return devices, news, err
+}
+
+// noticeTTL is how long a push service keeps the message about a notice for a phone that is off. FCM takes four weeks at
+// most; the notice itself waits for push.keep.
+const noticeTTL = 7 * 24 * time.Hour
+
+func (n *notifier) wakeFor(ctx context.Context, devices []directory.Device, kind, cause string) {
+	n.wake(ctx, devices, Message{Topic: topic(kind + " " + cause), TTL: noticeTTL, Urgency: UrgencyNormal, Body: wakeUp})
+}
+
+// A change is the data of account.device-….
+type change struct {
+	Device string `json:"device"`
+	By     string `json:"by,omitempty"` // the device by which the user made it; empty: by a session, or an admin
+}
+
+// accountEvents are the names of changes in the record: account.<name>.
+var accountEvents = map[string]string{
+	deviceEnrolled: "device-enrolled", deviceRenamed: "device-renamed", deviceRemoved: "device-removed",
+}
+
+// changed makes a change of a device known: to the user's other devices, and in the record.
+func (n *notifier) changed(ctx context.Context, kind string, device directory.Device, cause, by string) error {
+	devices, _, err := n.tell(ctx, notice{User: device.User, Kind: kind, Cause: cause, Name: device.Name}, by)
+	if err != nil {
+		return err
+	}
+	if err := n.bus.Account(ctx, accountEvents[kind], device.User, change{Device: device.ID, By: by}); err != nil {
+		return err
+	}
+	n.wakeFor(ctx, devices, kind, cause)
+	return nil
+}
+
+const (
+	accountBatch = 100                   // changes of accounts that are looked at together
+	accountWait  = 10 * time.Millisecond // for a batch to fill
+)
+
+// follow tells devices of the changes that an admin makes: it reads the record, where everybody's are, until ctx ends. What
+// has been told already is not told again.
+func (n *notifier) follow(ctx context.Context) error {
+	return n.bus.Batches(ctx, "ACCOUNT", accountBatch, accountWait, func(ctx context.Context, batch []bus.Stored) error {
+		for _, message := range batch {
+			if err := n.heed(ctx, message); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+func (n *notifier) heed(ctx context.Context, message bus.Stored) error {
+	event, user, _ := strings.Cut(strings.TrimPrefix(message.Subject, "account."), ".")
+	kind := ""
+	switch event {
+	case accountEvents[deviceEnrolled]:
+		kind = deviceEnrolled
+	case accountEvents[deviceRemoved]:
+		kind = deviceRemoved
+	}
+	var made change
+	if kind == "" || json.Unmarshal(message.Data, &made) != nil {
+		return nil // nothing that an admin does to a device
+	}
+	told := notice{User: user, Kind: kind, Cause: made.Device}
+	but := made.By
+	if kind == deviceEnrolled {
+		but = made.Device
+		device, err := n.directory.Device(ctx, made.Device)
+		if err != nil && !errors.Is(err, directory.ErrNoDevice) {
+			return err
+		}
+		told.Name = device.Name
+	}
+	devices, news, err := n.tell(ctx, told, but)
+	if err == nil && news {
+		n.wakeFor(ctx, devices, kind, made.Device)
+	}
+	return err
+}
+
+// weighNotice makes an answer that disowns its login of one that names a notice. That the user said so stands in the notice's
+// row since before the answer was stored, so a gateway that makes such an answer up gets nowhere.
+func (n *notifier) weighNotice(ctx context.Context, e *events.Event, id string, v *verdict) error {
+	told, err := n.store.disowned(ctx, id)
+	if err == nil && told != nil && told.Login != nil && *told.Login == e.Login {
+		v.reason = events.RejectedNotMe
+	}
+	return err
+}
+
+// protest takes a user's word, by a notice, that a login was not theirs. An open login gets an answer that says so, and
+// decide does the rest; of one that has ended only the session is left to be ended.
+func (n *notifier) protest(ctx context.Context, told *notice) error {
+	history, err := n.bus.Login(ctx, *told.Login)
+	if err != nil {
+		return err
+	}
+	if _, assessed := bus.Get[*events.Assessed](history, 0); assessed != nil && !final(history) {
+		round := 1
+		for _, e := range history {
+			if e.Step == events.StepWanted {
+				round = e.N
+			}
+		}
+		_, release, err := n.take(ctx, history, assessed, round, events.Response{Parameters: map[string]string{noticeParameter: told.ID}})
+		if err == nil {
+			release(false) // decide judges it
+			return nil
+		}
+		if !errors.Is(err, errOver) {
+			return err
+		}
+	}
+	if err := n.alarm(ctx, told.User, *told.Login); err != nil {
+		return err
+	}
+	return n.revoke(ctx, *told.Login)
+}
+
+// closeWait is how soon a login that was disowned is looked at again, until its end is known.
+const closeWait = 250 * time.Millisecond
+
+// disown does what follows when the user says that somebody else is logging in: no pushes for a while, an alert, the
+// rejection that closes the login as denied; and if the login is granted all the same, since that was decided a moment before,
+// its session is ended. What was granted can be told only from closed, so it is waited for.
+func (n *notifier) disown(ctx context.Context, history bus.History, e *events.Event, v *verdict) error {
+	closed, _ := bus.Get[*events.Closed](history, 0)
+	rejected, _ := bus.Get[*events.Rejected](history, e.N)
+	identified, _ := bus.Get[*events.Identified](history, 0)
+	if rejected == nil && identified != nil {
+		if err := n.alarm(ctx, identified.User, e.Login); err != nil {
+			return err
+		}
+		if _, _, err := n.bus.Publish(ctx, e, n.event(e, v)); err != nil {
+			return err
+		}
+	}
+	switch {
+	case closed != nil && closed.Outcome == events.Granted:
+		return n.revoke(ctx, e.Login)
+	case final(history):
+		return nil
+	default:
+		return bus.RetryAfter(closeWait, nil)
+	}
+}
+
+// final tells whether the end of a login is known. One that is cancelled may still turn out to have been granted.
+func final(history bus.History) bool {
+	closed, _ := bus.Get[*events.Closed](history, 0)
+	lapsed, _ := bus.Get[*events.Lapsed](history, 0)
+	return closed != nil || lapsed != nil
+}
+
+// alarm keeps pushes away from a user for a while and raises the alert, of which a login has one.
+func (n *notifier) alarm(ctx context.Context, user string, login events.Login) error {
+	if err := n.store.cool(ctx, user, n.now().Add(n.settings.Cooldown)); err != nil {
+		return err
+	}
+	return n.bus.AlertOf(ctx, login, "not-me", user, map[string]string{"login": login.String()})
+}
+
+// revoke ends the session of a login, if it has one, and tells its gateway: also if it was ended before, since who ended it
+// may have died before it told.
+func (n *notifier) revoke(ctx context.Context, login events.Login) error {
+	if _, err := n.sessions.Revoke(ctx, login, "not_me"); err != nil {
+		return err
+	}
+	return n.bus.Revoke(ctx, login)
+}

@@ -1,0 +1,227 @@
+package pushnotifier
+
+import (
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/sekisho/sekisho/events"
+	"github.com/sekisho/sekisho/services/internal/bus"
+	"github.com/sekisho/sekisho/services/internal/config"
+	"github.com/sekisho/sekisho/services/simulators"
+)
+
+func unseen(l *login) { l.unseen = true }
+
+// warned is the one notice that a phone gets.
+func (p *phone) warned(t testing.TB) noticeView {
+	t.Helper()
+	var notices []noticeView
+	eventually(t, "a notice", func() bool {
+		notices = fetch(t, p).Notices
+		return len(notices) > 0
+	})
+	if len(notices) != 1 || notices[0].Kind != unknownEnvironment {
+		t.Fatalf("%+v", notices)
+	}
+	return notices[0]
+}
+
+func (p *phone) heed(t testing.TB, notice noticeView, decision string) int {
+	t.Helper()
+	status, _ := p.ask(t, "POST", "/v1/authenticator/notices/"+notice.ID, map[string]string{"decision": decision})
+	return status
+}
+
+func (s *site) alerts(t testing.TB) (n uint64) {
+	t.Helper()
+	js, err := jetstream.New(s.broker.Dial(t, bus.UserSetup))
+	check(t, err)
+	stream, err := js.Stream(t.Context(), "ACCOUNT")
+	check(t, err)
+	info, err := stream.Info(t.Context(), jetstream.WithSubjectFilter("alert.not-me.alice"))
+	check(t, err)
+	return info.State.Subjects["alert.not-me.alice"]
+}
+
+func (s *site) cooled(t testing.TB) bool {
+	t.Helper()
+	return s.count(t, `SELECT count(*) FROM push.cooldowns WHERE user_id = 'alice' AND until > $1`, s.clock()) == 1
+}
+
+// granted gives the login a session and closes it.
+func (l *login) granted(t testing.TB) {
+	t.Helper()
+	l.sql(t, `INSERT INTO sessions.sessions (gateway, login, user_id, app, amr, acr, auth_time, created_at, last_seen, idle_seconds, expires_at)
+		VALUES ('web', $1, 'alice', 'demo', '{pwd}', '1fa', now(), now(), now(), 3600, now() + interval '1 hour')`, l.ID)
+	l.close(t, &events.Closed{Outcome: events.Granted, App: "demo", User: "alice", AMR: []string{"pwd"}, ACR: "1fa",
+		AuthTime: l.clock(), Expires: l.clock().Add(time.Hour)})
+}
+
+func (l *login) close(t testing.TB, closed *events.Closed) {
+	t.Helper()
+	closed.Decision = events.Decision{Policy: "p", Facts: events.Facts{Now: l.clock(), Enabled: true}, After: l.EventID(events.StepAssessed, 0)}
+	l.say(t, "sessionissuer", 0, closed)
+}
+
+func (l *login) revoked(t testing.TB) bool {
+	t.Helper()
+	return l.count(t, `SELECT count(*) FROM sessions.sessions WHERE login = $1 AND revoked_by = 'not_me'`, l.ID) == 1
+}
+
+func TestUnknownEnvironment(t *testing.T) {
+	s := newSite(t)
+	n := s.serve(t)
+	first, second, bob := s.phone(t, "alice"), s.phone(t, "alice"), s.phone(t, "bob")
+	first.push(t, n, "alice", simulators.WebPush)
+	l := s.login(t, "alice", unseen)
+	e := l.event(t, events.StepAssessed, 0)
+	for range 2 { // a redelivery tells nothing twice
+		out, err := n.warn(t.Context(), e, e.Data.(*events.Assessed))
+		check(t, err)
+		expect(t, "events", len(out), 0)
+	}
+	notice := first.warned(t)
+	expect(t, "notice", []string{notice.App, notice.Place, notice.Browser}, []string{"demo", "place.canary", "browser.canary"})
+	messages, err := s.far.WaitPush(t.Context(), "alice", 2)
+	check(t, err)
+	expect(t, "the same topic", messages[0].Topic, messages[1].Topic)
+	expect(t, "bob's", len(fetch(t, bob).Notices), 0)
+	other := second.warned(t)
+	expect(t, "another device's notice", second.heed(t, notice, "seen"), 404)
+	expect(t, "seen", first.heed(t, notice, "seen"), 204)
+	expect(t, "after that", len(fetch(t, first).Notices), 0)
+	expect(t, "on the other phone", second.warned(t), other)
+
+	known := s.login(t, "alice").event(t, events.StepAssessed, 0)
+	_, err = n.warn(t.Context(), known, known.Data.(*events.Assessed))
+	check(t, err)
+	expect(t, "after a known one", len(fetch(t, first).Notices), 0)
+	decoy := s.login(t, "alice", unseen, func(l *login) { l.decoy = true }).event(t, events.StepAssessed, 0)
+	_, err = n.warn(t.Context(), decoy, decoy.Data.(*events.Assessed))
+	check(t, err)
+	expect(t, "after a decoy", len(fetch(t, first).Notices), 0)
+}
+
+func TestNotMe(t *testing.T) {
+	s := newSite(t, func(c *config.Config) { c.Push.Cooldown = 2 * time.Minute }) // shorter than a login lasts here
+	s.run(t)
+	p := s.phone(t, "alice")
+	l := s.login(t, "alice")
+	l.wanted(t, 1)
+	l.event(t, events.StepChallenged, 1)
+	expect(t, "result", p.answer(t, p.assertion(t, p.asked(t), notMe, "")), "denied 3")
+	expect(t, "verdict", l.verdict(t, 1), "not_me 4")
+	expect(t, "alerts", s.alerts(t), uint64(1))
+	expect(t, "cooled down", s.cooled(t), true)
+	l.close(t, &events.Closed{Outcome: events.Denied})
+
+	next := s.login(t, "alice")
+	next.wanted(t, 1)
+	expect(t, "the next push", next.event(t, events.StepUndelivered, 1).Data.(*events.Undelivered).Reason, events.UndeliveredLimited)
+	s.pass(s.env.Config.Push.Cooldown)
+	later := s.login(t, "alice")
+	later.wanted(t, 1)
+	later.event(t, events.StepChallenged, 1)
+}
+
+// Another login of the user, by a password say, that nobody is asked about.
+func TestOpenLoginIsDisowned(t *testing.T) {
+	s := newSite(t)
+	s.run(t)
+	p := s.phone(t, "alice")
+	l := s.login(t, "alice", unseen)
+	expect(t, "answer", p.heed(t, p.warned(t), notMe), 204)
+	expect(t, "verdict", l.verdict(t, 1), "not_me 4")
+	expect(t, "alerts", s.alerts(t), uint64(1))
+	expect(t, "cooled down", s.cooled(t), true)
+	l.granted(t) // decided a moment before: it is too late for another ending, not for the session
+	eventually(t, "the session is ended", func() bool { return l.revoked(t) })
+}
+
+func TestGrantedLoginIsDisowned(t *testing.T) {
+	s := newSite(t)
+	s.run(t)
+	p := s.phone(t, "alice")
+	l := s.login(t, "alice", unseen)
+	notice := p.warned(t)
+	l.granted(t)
+	for range 2 { // somebody who presses twice, or whose answer was lost
+		expect(t, "answer", p.heed(t, notice, notMe), 204)
+	}
+	expect(t, "revoked", l.revoked(t), true)
+	expect(t, "told to the gateway", s.recordedRevocation(t, l), true)
+	expect(t, "cooled down", s.cooled(t), true)
+	expect(t, "answered", l.has(t, events.StepAnswered, 1), false)
+}
+
+func (s *site) recordedRevocation(t testing.TB, l *login) bool {
+	t.Helper()
+	js, err := jetstream.New(s.broker.Dial(t, bus.UserSetup))
+	check(t, err)
+	stream, err := js.Stream(t.Context(), "SESSION")
+	check(t, err)
+	_, err = stream.GetLastMsgForSubject(t.Context(), "session.revoked.web."+l.ID)
+	return err == nil
+}
+
+// "This was not me" counts also where another answer has decided the round a moment before.
+func TestNotMeAfterAnApproval(t *testing.T) {
+	s := newSite(t)
+	n := s.serve(t)
+	p := s.phone(t, "alice")
+	l := s.login(t, "alice")
+	l.challenged(t, n, 1)
+	asked := p.asked(t)
+	challenge := l.event(t, events.StepChallenged, 1)
+	for _, token := range []string{p.assertion(t, asked, approve, number), p.assertion(t, asked, notMe, "")} {
+		history, err := n.bus.Login(t.Context(), l.Login)
+		check(t, err)
+		_, _, err = n.take(t.Context(), history, challenge, 1, events.Response{Assertion: token})
+		check(t, err)
+	}
+	s.run(t)
+	expect(t, "verdict", l.verdict(t, 2), "not_me 3")
+	l.granted(t)
+	eventually(t, "the session is ended", func() bool { return l.revoked(t) })
+}
+
+// A notice of a change of a device is about no login.
+func TestDisownADevice(t *testing.T) {
+	s := newSite(t)
+	n := s.serve(t)
+	p := s.phone(t, "alice")
+	_, err := n.store.tell(t.Context(), notice{User: "alice", Kind: deviceEnrolled, Cause: "x", Name: "new"}, []string{p.id})
+	check(t, err)
+	told := fetch(t, p).Notices[0]
+	expect(t, "not me", p.heed(t, told, notMe), 422)
+	expect(t, "seen", p.heed(t, told, "seen"), 204)
+	expect(t, "alerts", s.alerts(t), uint64(0))
+}
+
+// What an admin does to a phone is told to the user's others: once, and not what its user did.
+func TestAdminChangesDevices(t *testing.T) {
+	s := newSite(t)
+	s.run(t)
+	p, second := s.phone(t, "alice"), s.phone(t, "alice")
+	admin := s.broker.Bus(t, "console")
+	for _, change := range []struct{ kind, device string }{
+		{"device-enrolled", second.id}, {"disabled", "x"}, {"device-renamed", "x"}, {"device-removed", "gone"}, {"device-removed", "gone"},
+	} {
+		check(t, admin.Account(t.Context(), change.kind, "alice", map[string]string{"device": change.device}))
+	}
+	var got []noticeView
+	eventually(t, "notices", func() bool {
+		got = fetch(t, p).Notices
+		return len(got) == 2
+	})
+	expect(t, "notices", map[string]string{got[0].Kind: got[0].Device, got[1].Kind: got[1].Device},
+		map[string]string{deviceEnrolled: "phone.canary", deviceRemoved: ""})
+	status, _ := p.ask(t, "DELETE", "/v1/authenticator/devices/"+second.id, nil)
+	expect(t, "removed", status, 204)
+	check(t, admin.Account(t.Context(), "device-removed", "alice", map[string]string{"device": "last"}))
+	eventually(t, "all changes have been looked at", func() bool { return len(fetch(t, p).Notices) == 3 })
+	expect(t, "notices of who removed it",
+		s.count(t, `SELECT count(*) FROM push.notices WHERE kind = 'device_removed' AND device = $1 AND cause = $2`, p.id, second.id), 0)
+}

@@ -1,0 +1,118 @@
+// Package pushnotifier is the worker that challenges users on their phones, and that hears their phones.
+//
+//	consumes   wanted (push), answered (push), assessed, changes of accounts
+//	publishes  challenged, undelivered, answered (push), verified, rejected
+//	answers    requests of devices, which gateways hand on
+//	owns       push providers, devices, prompts and notices (schema push)
+//
+// A device holds a key that can not leave it. What it is asked stands in the database before anybody is told, so a push
+// service only wakes the phone: when all of them are down, the phone's page still finds its prompts. What a device answers
+// becomes an event, and the verdict follows from what stands in the stream before it.
+package pushnotifier
+
+import (
+	"context"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/sekisho/sekisho/events"
+	"github.com/sekisho/sekisho/services/internal/bus"
+	"github.com/sekisho/sekisho/services/internal/config"
+	"github.com/sekisho/sekisho/services/internal/directory"
+	"github.com/sekisho/sekisho/services/internal/runtime"
+	"github.com/sekisho/sekisho/services/internal/sessions"
+)
+
+// Name is the worker's name.
+const Name = "pushnotifier"
+
+// Service is the worker.
+var Service = runtime.Service{Name: Name, Build: Build}
+
+type notifier struct {
+	bus       *bus.Bus
+	store     *store
+	directory *directory.Directory
+	sessions  *sessions.Store
+	vendors   *vendors
+	opener    *events.Opener
+	sealer    *events.Sealer // to this worker itself: answers of devices lie in the stream
+
+	hand hand
+
+	settings    config.Push
+	resendAfter time.Duration
+	attempts    int // answers that one login may take
+	log         zerolog.Logger
+	now         func() time.Time
+}
+
+// Build makes the worker.
+func Build(ctx context.Context, env *runtime.Env) (*runtime.Worker, error) {
+	n, err := newNotifier(env)
+	if err != nil {
+		return nil, err
+	}
+	return &runtime.Worker{
+		// A login that was disowned is followed beyond its deadline, until its end is known.
+		Handlers: []bus.Handler{bus.On(n.dispatch), bus.On(n.decide).Late(), bus.On(n.warn)},
+		Run: []func(context.Context) error{
+			n.serve, n.follow, n.purge,
+			func(ctx context.Context) error { return env.Credentials.Follow(ctx, Name, n.opener) },
+			func(ctx context.Context) error { return env.Credentials.Supply(ctx, n.sealer) },
+		},
+		Close: n.close,
+	}, nil
+}
+
+func newNotifier(env *runtime.Env) (*notifier, error) {
+	opener, err := env.Credentials.Opener(Name)
+	if err != nil {
+		return nil, err
+	}
+	sealer, err := env.Credentials.Sealer()
+	if err != nil {
+		return nil, err
+	}
+	vendors, err := openVendors(env)
+	if err != nil {
+		return nil, err
+	}
+	cfg := env.Config
+	return &notifier{
+		bus:       env.Bus,
+		store:     newStore(env.DB, cfg.Limits.PushPerUser, cfg.Limits.PushPerSource, env.Now),
+		directory: directory.New(env.DB, directory.Rule(cfg.Lock), env.Now),
+		sessions:  sessions.New(env.DB, env.Now),
+		vendors:   vendors,
+		opener:    opener, sealer: sealer,
+		settings: cfg.Push, resendAfter: cfg.Code.ResendAfter, attempts: cfg.Attempts, log: env.Log, now: env.Now,
+	}, nil
+}
+
+func (n *notifier) close() {
+	n.vendors.close()
+	n.store.close()
+	n.directory.Close()
+	n.sessions.Close()
+}
+
+// purgeEvery is how often what is of no use any more is deleted.
+const purgeEvery = 10 * time.Minute
+
+// purge deletes old rows until ctx ends. Trouble is logged and tried again: nobody waits for it.
+func (n *notifier) purge(ctx context.Context) error {
+	tick := time.NewTicker(purgeEvery)
+	defer tick.Stop()
+	for {
+		if err := n.store.purge(ctx, n.settings.Keep); err != nil && ctx.Err() == nil {
+			n.log.Warn().Err(err).Msg("can not purge")
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}

@@ -1,0 +1,249 @@
+package pushnotifier
+
+import (
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/sekisho/sekisho/events"
+	"github.com/sekisho/sekisho/services/internal/directory"
+	"github.com/sekisho/sekisho/services/internal/httpapi"
+	"github.com/sekisho/sekisho/services/internal/sessions"
+)
+
+const (
+	// concurrency is how many requests of devices are served at once in one process. They wait for the database and the broker.
+	concurrency = 128
+	// patience bounds one request: gateways wait for its answer no longer than that.
+	patience = 5 * time.Second
+	// maxBody bounds a request's body, in bytes; gateways bound it too.
+	maxBody = 16 << 10
+)
+
+// routes is the device API, as docs/ and schemas/openapi.yaml describe it.
+func (n *notifier) routes() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST /v1/authenticator/devices", n.guarded(n.enroll))
+	mux.HandleFunc("GET /v1/authenticator/devices", n.byDevice(n.listDevices))
+	mux.HandleFunc("PATCH /v1/authenticator/devices/{id}", n.byDevice(n.renameDevice))
+	mux.HandleFunc("DELETE /v1/authenticator/devices/{id}", n.byDevice(n.removeDevice))
+	mux.HandleFunc("PUT /v1/authenticator/subscription", n.byDevice(n.subscribe))
+	mux.HandleFunc("GET /v1/authenticator/prompts", n.byDevice(n.listPrompts))
+	mux.HandleFunc("POST /v1/authenticator/prompts", n.byDevice(n.answerPrompt))
+	mux.HandleFunc("POST /v1/authenticator/notices/{id}", n.byDevice(n.answerNotice))
+	mux.HandleFunc("GET /v1/authenticator/stream", n.byDevice(n.openStream))
+	mux.HandleFunc("POST /v1/activations", n.bySession(n.activate))
+	mux.HandleFunc("GET /v1/devices", n.bySession(n.listDevices))
+	mux.HandleFunc("PATCH /v1/devices/{id}", n.bySession(n.renameDevice))
+	mux.HandleFunc("DELETE /v1/devices/{id}", n.bySession(n.removeDevice))
+	return httpapi.Routes(mux)
+}
+
+// A caller is who asks.
+type caller struct {
+	gateway string // that handed the request on
+	base    string // origin of that gateway
+	session string // id of the login of the signed-in user's session; "" for a device
+	proof   string // token of a device; "" for a signed-in user
+
+	user   string           // opaque id, once it is known
+	device directory.Device // that has proved itself; zero for a signed-in user
+}
+
+// errStranger says that a caller is not who may ask. It never says why: an unknown device looks like a bad signature.
+var errStranger = &httpapi.Problem{Status: http.StatusUnauthorized, Detail: "the device or the session is not known, or its proof is not good"}
+
+// A handler answers a request of a caller, or returns why it can not.
+type handler func(w http.ResponseWriter, r *http.Request, c caller) error
+
+// guarded answers errors of a handler: those that a client may know of as problems, others as 503.
+func (n *notifier) guarded(h handler) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		err := h(w, r, r.Context().Value(callerKey{}).(caller))
+		if err == nil {
+			return
+		}
+		if _, known := errors.AsType[*httpapi.Problem](err); !known {
+			n.log.Error().Err(err).Str("route", r.Pattern).Msg("request of a device failed")
+			err = &httpapi.Problem{Status: http.StatusServiceUnavailable, RetryAfter: time.Second}
+		}
+		httpapi.Fail(w, err)
+	}
+}
+
+// byDevice lets a handler be called by devices only, each request with a proof of its own.
+func (n *notifier) byDevice(h handler) http.HandlerFunc {
+	return n.guarded(func(w http.ResponseWriter, r *http.Request, c caller) error {
+		body, err := readBody(w, r)
+		if err != nil {
+			return err
+		}
+		c.device, err = n.authenticate(r.Context(), c.proof, r.Method, r.URL.Path, body)
+		switch {
+		case errors.Is(err, errToken):
+			return errStranger
+		case err != nil:
+			return err
+		}
+		c.user = c.device.User
+		return h(w, r, c)
+	})
+}
+
+// readBody reads a body of which the proof tells the hash, and leaves it to be read again.
+func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	if err != nil {
+		return nil, &httpapi.Problem{Status: http.StatusRequestEntityTooLarge, Detail: "the body is too large"}
+	}
+	r.Body = io.NopCloser(bytes.NewReader(body))
+	return body, nil
+}
+
+// authenticate finds the device whose proof came with a request, and uses the proof up.
+func (n *notifier) authenticate(ctx context.Context, token, method, path string, body []byte) (directory.Device, error) {
+	var (
+		device directory.Device
+		p      proof
+	)
+	err := verify(token, proofType, &p, n.keyOf(ctx, &device))
+	if err == nil {
+		err = p.check(method, path, body, n.now())
+	}
+	if err != nil {
+		return directory.Device{}, err
+	}
+	first, err := n.store.useProof(ctx, device.ID, p.ID)
+	if err == nil && !first {
+		err = errToken
+	}
+	if err == nil && n.now().Sub(device.Seen) > time.Minute {
+		err = n.directory.Saw(ctx, device.ID)
+	}
+	return device, err
+}
+
+// keyOf looks up the device that a token names, and gives its key.
+func (n *notifier) keyOf(ctx context.Context, device *directory.Device) func(header) (*ecdsa.PublicKey, error) {
+	return func(h header) (*ecdsa.PublicKey, error) {
+		found, err := n.directory.Device(ctx, h.device)
+		switch {
+		case errors.Is(err, directory.ErrNoDevice):
+			return nil, errToken
+		case err != nil:
+			return nil, err
+		}
+		*device = found
+		return readKey(found.PublicKey) // of a provider's device there is none
+	}
+}
+
+// bySession lets a handler be called by signed-in users only.
+func (n *notifier) bySession(h handler) http.HandlerFunc {
+	return n.guarded(func(w http.ResponseWriter, r *http.Request, c caller) error {
+		from := events.Login{Gateway: c.gateway, ID: c.session}
+		if from.Validate() != nil {
+			return errStranger
+		}
+		session, err := n.sessions.Get(r.Context(), from)
+		switch {
+		case errors.Is(err, sessions.ErrNotFound):
+			return errStranger
+		case err != nil:
+			return err
+		case !session.Live(n.now()):
+			return errStranger
+		}
+		c.user = session.User
+		return h(w, r, c)
+	})
+}
+
+// serve answers what gateways hand on, until ctx ends.
+func (n *notifier) serve(ctx context.Context) error {
+	var running sync.WaitGroup
+	work := context.WithoutCancel(ctx) // what has begun is finished, within patience
+	slots := make(chan struct{}, concurrency)
+	routes := n.routes()
+	sub, err := n.bus.Conn().QueueSubscribe(events.DeviceSubject("*"), Name, func(msg *nats.Msg) {
+		slots <- struct{}{}
+		running.Go(func() {
+			defer func() { <-slots }()
+			n.reply(work, routes, msg)
+		})
+	})
+	if err != nil {
+		return fmt.Errorf("pushnotifier: serve devices: %w", err)
+	}
+	closed := sub.StatusChanged(nats.SubscriptionClosed)
+	select {
+	case <-closed:
+		err = errors.New("pushnotifier: the subscription to requests of devices is gone")
+	case <-ctx.Done():
+		if sub.Drain() == nil {
+			<-closed
+		}
+	}
+	running.Wait()
+	return err
+}
+
+func (n *notifier) reply(ctx context.Context, routes http.Handler, msg *nats.Msg) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	defer func() {
+		if p := recover(); p != nil { // one request must not take the others with it; its value may be personal
+			n.log.Error().Str("panic", fmt.Sprintf("%T", p)).Bytes("stack", debug.Stack()).Msg("request of a device panicked")
+		}
+	}()
+	answer, err := events.ServeDevice(n.opener, msg.Subject, msg.Data, func(gateway string, r events.DeviceRequest) events.DeviceResponse {
+		scheme, token, _ := strings.Cut(r.Proof, " ")
+		if !strings.EqualFold(scheme, "Device") {
+			token = ""
+		}
+		return handle(ctx, routes, caller{gateway: gateway, base: r.Base, session: r.Session, proof: token}, r)
+	})
+	if err == nil {
+		err = msg.Respond(answer)
+	}
+	if err != nil {
+		n.log.Warn().Err(err).Msg("request of a device not answered")
+	}
+}
+
+type callerKey struct{}
+
+// handle runs a request through the routes.
+func handle(ctx context.Context, routes http.Handler, c caller, r events.DeviceRequest) events.DeviceResponse {
+	req, err := http.NewRequestWithContext(context.WithValue(ctx, callerKey{}, c), r.Method, r.Path, bytes.NewReader(r.Body))
+	if err != nil {
+		return events.DeviceResponse{Status: http.StatusBadRequest}
+	}
+	req.Header.Set("Content-Type", "application/json") // gateways have seen to it
+	w := response{header: make(http.Header), status: http.StatusOK}
+	routes.ServeHTTP(&w, req)
+	after, _ := strconv.Atoi(w.header.Get("Retry-After")) // 0 if there is none
+	return events.DeviceResponse{Status: w.status, Type: w.header.Get("Content-Type"), Body: w.body.Bytes(), RetryAfter: after}
+}
+
+// A response keeps what a handler answers.
+type response struct {
+	header http.Header
+	status int
+	body   bytes.Buffer
+}
+
+func (w *response) Header() http.Header         { return w.header }
+func (w *response) WriteHeader(status int)      { w.status = status }
+func (w *response) Write(b []byte) (int, error) { return w.body.Write(b) }

@@ -1,0 +1,217 @@
+package pushnotifier
+
+import (
+	"cmp"
+	"context"
+	"crypto/ecdh"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"code.dny.dev/ssrf"
+	"github.com/SherClockHolmes/webpush-go"
+
+	"github.com/sekisho/sekisho/services/internal/provider"
+)
+
+// browserServices are the push services of the browsers that have one: Chrome, Firefox, Safari, Edge.
+var browserServices = []string{"fcm.googleapis.com", "push.services.mozilla.com", "push.apple.com", "notify.windows.com"}
+
+const (
+	// maxEndpoint bounds an endpoint, in bytes; the services' own have a few hundred.
+	maxEndpoint = 2048
+	// authSecretSize is that of a subscription's authentication secret, in bytes (RFC 8291 section 3.2).
+	authSecretSize = 16
+	// webPushRetryAfter bounds how long a 429 silences a service. It speaks of one subscription as often as of us
+	// (RFC 8030 section 8.4), and one phone shall not silence the others for long.
+	webPushRetryAfter = 10 * time.Second
+)
+
+// WebPushConfig is what Web Push needs of the settings.
+type WebPushConfig struct {
+	Key     *ecdh.PrivateKey // P-256, by which push services know us (VAPID, RFC 8292)
+	Subject string           // whom a service's operator may ask about us: a mailto: or https: URI
+	// Hosts are the push services that subscriptions may point to: names, which stand for their subdomains too, or
+	// name:port or address:port of services of one's own, which may be at private addresses and speak plain HTTP. Without
+	// any name it is every public host.
+	Hosts []string
+}
+
+// WebPush sends by Web Push (RFC 8030, encrypted by RFC 8291, signed by RFC 8292).
+//
+// The endpoint of a subscription is a URL that a phone named, so whoever has a phone chooses whom we call. We call none
+// but public addresses, on port 443, after resolving the name, so that nobody reaches into our network through us. And
+// since a host that fails on purpose must not open the breaker in front of everybody's phones, each known service has a
+// client of its own; all hosts that are not known share one more. So the breakers are as many as the settings say,
+// whatever phones name, and strangers can only spoil it for strangers.
+type WebPush struct {
+	config   WebPushConfig
+	own      map[string]*provider.Client // by host:port: services of one's own
+	services map[string]*provider.Client // by name
+	others   *provider.Client            // nil where only known services are allowed
+}
+
+// NewWebPush returns an adapter. open makes its clients, with the caller's settings over those given.
+func NewWebPush(cfg WebPushConfig, open func(provider.Settings) *provider.Client) *WebPush {
+	w := &WebPush{config: cfg, own: make(map[string]*provider.Client), services: make(map[string]*provider.Client)}
+	for _, host := range cfg.Hosts {
+		name := "webpush-" + host
+		if _, _, err := net.SplitHostPort(host); err == nil {
+			w.own[host] = open(provider.Settings{Name: name, MaxRetryAfter: webPushRetryAfter})
+			continue
+		}
+		w.services[host] = open(provider.Settings{Name: name, MaxRetryAfter: webPushRetryAfter, Dial: dialPublic})
+	}
+	if len(w.services) > 0 {
+		return w
+	}
+	for _, host := range browserServices {
+		w.services[host] = open(provider.Settings{Name: "webpush-" + host, MaxRetryAfter: webPushRetryAfter, Dial: dialPublic})
+	}
+	w.others = open(provider.Settings{Name: "webpush", MaxRetryAfter: webPushRetryAfter, Dial: dialPublic})
+	return w
+}
+
+// PublicKey is the application server key that phones subscribe with: 65 bytes in base64url (RFC 8292 section 4.1).
+func (w *WebPush) PublicKey() string {
+	return base64.RawURLEncoding.EncodeToString(w.config.Key.PublicKey().Bytes())
+}
+
+// Close closes the idle connections.
+func (w *WebPush) Close() {
+	for _, clients := range []map[string]*provider.Client{w.own, w.services} {
+		for _, client := range clients {
+			client.CloseIdle()
+		}
+	}
+	if w.others != nil {
+		w.others.CloseIdle()
+	}
+}
+
+// Check says whether address is a subscription, {"endpoint","keys":{"p256dh","auth"}}, that points to where it may.
+func (w *WebPush) Check(address json.RawMessage) error {
+	_, _, err := w.subscription(address)
+	return err
+}
+
+// Send hands the message over. A subscription that has ended is errGone.
+func (w *WebPush) Send(ctx context.Context, t Target, m Message) error {
+	s, client, err := w.subscription(t.Address)
+	if err != nil {
+		return err
+	}
+	_, err = webpush.SendNotificationWithContext(ctx, m.Body, s, &webpush.Options{
+		HTTPClient:      answerless{client},
+		Subscriber:      strings.TrimPrefix(w.config.Subject, "mailto:"), // the library puts it back
+		Topic:           m.Topic,
+		TTL:             int(max(0, m.TTL) / time.Second),
+		Urgency:         webpush.Urgency(m.Urgency),
+		VAPIDPublicKey:  w.PublicKey(),
+		VAPIDPrivateKey: base64.RawURLEncoding.EncodeToString(w.config.Key.Bytes()),
+	})
+	if _, ok := errors.AsType[*provider.Error](err); err != nil && !ok {
+		return provider.Refuse("webpush", "message can not be made for this subscription")
+	}
+	return err
+}
+
+// subscription reads what a phone gave, and finds the client that may call its endpoint.
+func (w *WebPush) subscription(address json.RawMessage) (*webpush.Subscription, *provider.Client, error) {
+	var s webpush.Subscription
+	if json.Unmarshal(address, &s) != nil {
+		return nil, nil, provider.Refuse("webpush", "not a subscription")
+	}
+	point, err := base64.RawURLEncoding.DecodeString(s.Keys.P256dh)
+	if err == nil {
+		_, err = ecdh.P256().NewPublicKey(point)
+	}
+	if err != nil {
+		return nil, nil, provider.Refuse("webpush", "key of a subscription is no P-256 key")
+	}
+	if secret, err := base64.RawURLEncoding.DecodeString(s.Keys.Auth); err != nil || len(secret) != authSecretSize {
+		return nil, nil, provider.Refuse("webpush", "authentication secret of a subscription is not of 16 bytes")
+	}
+	client := w.clientOf(s.Endpoint)
+	if client == nil {
+		return nil, nil, provider.Refuse("webpush", "subscription points to where none may")
+	}
+	return &s, client, nil
+}
+
+// clientOf is nil for an endpoint that may not be called.
+func (w *WebPush) clientOf(endpoint string) *provider.Client {
+	if len(endpoint) > maxEndpoint {
+		return nil
+	}
+	u, err := url.Parse(endpoint)
+	if err != nil || u.Hostname() == "" || u.User != nil || u.Fragment != "" {
+		return nil
+	}
+	ports := map[string]string{"http": "80", "https": "443"}
+	port := cmp.Or(u.Port(), ports[u.Scheme])
+	if ports[u.Scheme] == "" {
+		return nil
+	}
+	if client, ok := w.own[net.JoinHostPort(u.Hostname(), port)]; ok {
+		return client
+	}
+	if u.Scheme != "https" || port != "443" {
+		return nil
+	}
+	// From the whole name up to the top: web.push.apple.com, push.apple.com, apple.com, com.
+	for name, found := strings.ToLower(u.Hostname()), true; found; _, name, found = strings.Cut(name, ".") {
+		if client, ok := w.services[name]; ok {
+			return client
+		}
+	}
+	return w.others
+}
+
+// public knows the addresses that are special (the registries of RFC 6890), and so not public.
+var public = ssrf.New(ssrf.WithPorts(443))
+
+// dialPublic connects to public addresses alone. The address is checked when it is dialed, since a name may resolve to
+// another one each time.
+func dialPublic(ctx context.Context, network, addr string) (net.Conn, error) {
+	conn, err := (&net.Dialer{Control: public.Safe}).DialContext(ctx, network, addr)
+	return conn, blameAddress(err)
+}
+
+// blameAddress makes ErrRefused of what is the address's own fault: a phone that names one which must not be reached, or
+// leads nowhere, must not open a breaker.
+func blameAddress(err error) error {
+	if errors.Is(err, ssrf.ErrProhibitedIP) || errors.Is(err, ssrf.ErrProhibitedPort) {
+		return fmt.Errorf("not a public address: %w", provider.ErrRefused)
+	}
+	if unknown, ok := errors.AsType[*net.DNSError](err); ok && unknown.IsNotFound {
+		return fmt.Errorf("no such host: %w", provider.ErrRefused)
+	}
+	return err
+}
+
+// answerless is how webpush-go sends. It has no use for the answer, so there is none.
+type answerless struct{ client *provider.Client }
+
+func (a answerless) Do(req *http.Request) (*http.Response, error) {
+	return nil, a.client.Do(req.Context(), req, webPushAnswer)
+}
+
+// webPushAnswer judges by the status alone (RFC 8030 section 5): nobody builds on the body. Services answer 401 and 403
+// to a subscription that was made with another key than ours, or with somebody else's, so these blame the subscription,
+// unlike elsewhere: a phone could open the breaker by them.
+func webPushAnswer(r *provider.Response) error {
+	switch r.Status {
+	case http.StatusNotFound, http.StatusGone:
+		return fmt.Errorf("status %d: %w", r.Status, errGone)
+	case http.StatusUnauthorized, http.StatusForbidden:
+		return fmt.Errorf("status %d: %w", r.Status, provider.ErrRefused)
+	}
+	return nil
+}
