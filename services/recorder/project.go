@@ -33,10 +33,19 @@ func project(logins map[events.Login]*login, e *events.Event) {
 		if !data.Decoy {
 			l.user = clean(data.User, 64)
 		}
+	case *events.Lapsed:
+		l.end(e, events.Expired, data.Reason)
 	case *events.Closed:
-		l.closed, l.outcome, l.reason = &e.Stored, clean(string(data.Outcome), 64), clean(data.Reason, 64)
+		l.end(e, data.Outcome, data.Reason)
 	default:
 		return
 	}
 	logins[e.Login] = l
+}
+
+// end takes the first ending of a login: `closed` after `lapsed` is only the record of it.
+func (l *login) end(e *events.Event, outcome events.Outcome, reason string) {
+	if l.closed == nil {
+		l.closed, l.outcome, l.reason = &e.Stored, clean(string(outcome), 64), clean(reason, 64)
+	}
 }

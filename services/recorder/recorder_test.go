@@ -121,7 +121,11 @@ func identified(login events.Login) *events.Event {
 }
 
 func closed(login events.Login) *events.Event {
-	return event(login, "sessionissuer", &events.Closed{Outcome: events.Failed, Reason: events.FailedAttempts, App: "demo",
+	return ending(login, events.Failed, events.FailedAttempts)
+}
+
+func ending(login events.Login, outcome events.Outcome, reason string) *events.Event {
+	return event(login, "sessionissuer", &events.Closed{Outcome: outcome, Reason: reason, App: "demo",
 		Decision: events.Decision{Policy: "p", After: "x", Facts: events.Facts{Now: time.Now()}}})
 }
 
@@ -300,23 +304,81 @@ func TestSweepEndsAbandonedLogins(t *testing.T) {
 	if lapsed.By != Name || lapsed.Data.(*events.Lapsed).Reason != "abandoned" {
 		t.Errorf("%s says %+v", lapsed.By, lapsed.Data)
 	}
-	eventually(t, "the sweep comes again", func() bool { return testutil.ToFloat64(r.lapsed) >= 2 })
+	how := func() string {
+		return ask[string](t, p, `SELECT concat_ws(' ', outcome, reason) FROM audit.logins WHERE login = $1`, abandoned.ID)
+	}
+	eventually(t, "it has ended", func() bool { return how() == "expired abandoned" })
 	if _, err := p.broker.Bus(t, bus.UserViewer).Event(t.Context(), ended, events.StepLapsed, 0); err == nil {
 		t.Error("a login that has ended was said to have lapsed")
 	}
 
-	// Once it is closed it is left alone, and one whose time has not come always is.
-	p.broker.Publish(t, closed(abandoned))
+	// Then it is left alone, what follows is only a record of it, and one whose time has not come is always left alone.
+	before := testutil.ToFloat64(r.lapsed)
+	p.broker.Publish(t, ending(abandoned, events.Expired, ""))
 	ahead.Store(0)
 	p.broker.Publish(t, p.requested(t, young, time.Now().Add(time.Minute)))
 	eventually(t, "all is recorded", func() bool {
-		return ask[int](t, p, `SELECT count(*) FROM audit.logins WHERE closed_at IS NOT NULL`) == 2 && ask[int](t, p, `SELECT count(*) FROM audit.logins`) == 3
+		return ask[int](t, p, `SELECT count(*) FROM audit.logins WHERE closed_at IS NOT NULL`) == 2 && ask[int](t, p, `SELECT count(*) FROM audit.events`) == 6
 	})
 	if err := r.sweep(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := p.broker.Bus(t, bus.UserViewer).Event(t.Context(), young, events.StepLapsed, 0); err == nil {
 		t.Error("a login whose deadline has not come was said to have lapsed")
+	}
+	if now := testutil.ToFloat64(r.lapsed); now != before || how() != "expired abandoned" {
+		t.Errorf("swept %v times and then %v, ended %s", before, now, how())
+	}
+}
+
+// TestTheFirstEndingCounts: in one batch and in two.
+func TestTheFirstEndingCounts(t *testing.T) {
+	p := newPlace(t)
+	r := p.recorder(t)
+	log, err := open(t.Context(), r.db)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer log.close()
+	lapsed := func(login events.Login) *events.Event {
+		return event(login, "gateway/web", &events.Lapsed{Reason: "late"})
+	}
+	for _, together := range []bool{true, false} {
+		for name, test := range map[string]struct {
+			make func(events.Login) []*events.Event
+			want string
+		}{
+			"lapsed alone": {func(l events.Login) []*events.Event { return []*events.Event{lapsed(l)} }, "expired late"},
+			"lapsed, and its record": {func(l events.Login) []*events.Event {
+				return []*events.Event{lapsed(l), ending(l, events.Expired, "")}
+			}, "expired late"},
+			"closed, and a gateway that does not look": {func(l events.Login) []*events.Event {
+				return []*events.Event{closed(l), lapsed(l)}
+			}, "failed attempts"},
+		} {
+			login := newLogin(t, "web")
+			var batches [][]bus.Stored
+			for i, e := range test.make(login) {
+				msg, err := e.Message()
+				if err != nil {
+					t.Fatal(err)
+				}
+				msg.Header.Set("Nats-Stream-Source", "LOGIN 1 > > "+msg.Subject)
+				stored := bus.Stored{Stream: archive, Sequence: uint64(i + 1), Time: time.Now(), Header: msg.Header, Data: msg.Data}
+				if i == 0 || !together {
+					batches = append(batches, nil)
+				}
+				batches[len(batches)-1] = append(batches[len(batches)-1], stored)
+			}
+			for _, batch := range batches {
+				if err := r.record(t.Context(), log, batch); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if got := ask[string](t, p, `SELECT concat_ws(' ', outcome, reason) FROM audit.logins WHERE login = $1`, login.ID); got != test.want {
+				t.Errorf("%s, together %v: %s, want %s", name, together, got, test.want)
+			}
+		}
 	}
 }
 

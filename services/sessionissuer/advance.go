@@ -154,7 +154,8 @@ func (w *worker) endReplaced(ctx context.Context, history bus.History) error {
 }
 
 // takeBack removes the session's row of a login that ended without a grant. There may be one: of an instance that was about to
-// grant the login when the other ending won, or that died between its two writes.
+// grant the login when the other ending won, or that died between its two writes. In both cases the event that it was at is
+// handled once more, and finds the ending: no row outlives its login, also if it was inserted after another instance was here.
 func (w *worker) takeBack(ctx context.Context, history bus.History) error {
 	if assessed, _ := bus.Get[*events.Assessed](history, 0); assessed == nil { // nothing is granted before that
 		return nil

@@ -17,7 +17,7 @@ const longest = 10 * time.Minute
 // recorded decision can be made again. A granted one lacks the end of its session, which is set when the session is issued.
 //
 // Endings come before grants, and the stricter ending before the milder one: when a login has both its proof and its
-// cancellation, it is cancelled.
+// cancellation, it is cancelled. One that has lapsed has ended already, and closed is the record of it.
 func Decide(p *policy.Policy, history []*events.Event, facts events.Facts) *events.Event {
 	if len(history) == 0 {
 		return nil
@@ -27,9 +27,11 @@ func Decide(p *policy.Policy, history []*events.Event, facts events.Facts) *even
 	switch {
 	case l.closed:
 		return nil
+	case l.lapsed:
+		return d.close(events.Expired, "")
 	case l.cancelled:
 		return d.close(events.CancelledBy, "")
-	case l.lapsed || !l.deadline.IsZero() && !facts.Now.Before(l.deadline):
+	case !l.deadline.IsZero() && !facts.Now.Before(l.deadline):
 		return d.close(events.Expired, "")
 	case l.refused:
 		return d.close(events.Denied, "refused")
@@ -64,18 +66,21 @@ func Decide(p *policy.Policy, history []*events.Event, facts events.Facts) *even
 func (d *decision) challenge(app *policy.App, done []string) *events.Event {
 	l := d.login
 	choices := l.choices(app, done)
-	if len(done) == 0 && len(choices) == 0 {
-		// Somebody who has shown nothing but a name must not learn what that user has: a challenge that nobody can answer.
-		l.decoy, choices = true, app.Allowed(0)
-	}
-	if len(done) > 0 && len(done)+len(choices) < d.Need {
+	switch {
+	case len(l.spent) > 0 && (len(choices) == 0 || len(done)+len(choices) < d.Need):
+		return d.close(events.Failed, events.FailedAttempts)
+	case len(done) == 0 && len(choices) == 0:
+		// Somebody who has shown nothing but a name must not learn what that user has: a challenge that nobody can answer. It
+		// offers one factor, as that of most users does.
+		l.decoy, choices = true, app.Allowed(0)[:1]
+	case len(done) > 0 && len(done)+len(choices) < d.Need:
 		return d.close(events.Failed, events.FailedUnavailable)
 	}
 	current := l.rounds[l.round]
 	if l.round > 0 && !slices.Contains(done, current.wanted.Factor.AMR()) {
 		switch {
 		case slices.Contains(choices, current.chosen) && l.round < events.Rounds:
-			return d.want(current.chosen, choices, done)
+			return d.want(app, current.chosen, choices, done)
 		case current.challenged != nil || !current.undelivered || l.lives(done, d.Facts.Now):
 			return nil
 		}
@@ -85,9 +90,9 @@ func (d *decision) challenge(app *policy.App, done []string) *events.Event {
 	case len(fresh) == 0 || l.round == events.Rounds:
 		return d.close(events.Failed, events.FailedUndelivered)
 	case slices.Contains(fresh, l.requested.Prefer):
-		return d.want(l.requested.Prefer, choices, done)
+		return d.want(app, l.requested.Prefer, choices, done)
 	default:
-		return d.want(fresh[0], choices, done)
+		return d.want(app, fresh[0], choices, done)
 	}
 }
 
@@ -97,13 +102,17 @@ type decision struct {
 	events.Decision
 }
 
-func (d *decision) want(factor events.Factor, choices []events.Factor, done []string) *events.Event {
+func (d *decision) want(app *policy.App, factor events.Factor, choices []events.Factor, done []string) *events.Event {
 	l := d.login
-	return d.event(l.round+1, &events.Wanted{
+	wanted := &events.Wanted{
 		Factor: factor, Left: slices.DeleteFunc(slices.Clone(choices), func(f events.Factor) bool { return f == factor }), Done: done,
 		App: l.requested.App, User: l.identified.User, Decoy: l.decoy, Locale: l.identified.Locale, Device: l.identified.Device,
 		Deadline: l.deadline, Decision: d.Decision,
-	})
+	}
+	if factor == events.Push {
+		wanted.Tap, wanted.SourceTag = app.PushTap, l.requested.SourceTag
+	}
+	return d.event(l.round+1, wanted)
 }
 
 func (d *decision) grant(done []string) *events.Event {

@@ -80,18 +80,32 @@ func cancelled() *events.Event                        { return event(0, &events.
 func lapsed() *events.Event                           { return event(0, &events.Lapsed{}) }
 func refused() *events.Event                          { return event(0, &events.Refused{Reason: "wrong_password"}) }
 
-// A stream is LOGIN in small: a subject takes one event.
+// A stream is LOGIN in small: a subject takes one event, and a login one ending.
 type stream struct {
 	policy  *policy.Policy
 	history []*events.Event
 }
 
 func (s *stream) store(e *events.Event) bool {
-	if slices.ContainsFunc(s.history, func(have *events.Event) bool { return have.ID() == e.ID() }) {
+	if s.has(e.ID()) {
 		return false
+	}
+	switch data := e.Data.(type) {
+	case *events.Lapsed:
+		if s.closed() != nil {
+			return false
+		}
+	case *events.Closed:
+		if data.Outcome != events.Expired && s.has(name.EventID(events.StepLapsed, 0)) {
+			return false
+		}
 	}
 	s.history = append(s.history, e)
 	return true
+}
+
+func (s *stream) has(id string) bool {
+	return slices.ContainsFunc(s.history, func(e *events.Event) bool { return e.ID() == id })
 }
 
 // settle stores decisions until there is none.
@@ -301,6 +315,24 @@ var roads = []struct {
 	{name: "the user says no", app: standard, outcome: "denied", reason: "user", wanted: []events.Factor{events.Push},
 		events: []*events.Event{requested(events.Password), identified(events.Password, events.Push, events.SMS), assessed(events.Review),
 			challenged(1, events.Push), rejected(1, 1, events.Push, events.RejectedNotMe), chosen(1, events.SMS)}},
+	{name: "by ID only, approved on the phone", app: standard, outcome: "granted", amr: []string{"swk"}, wanted: []events.Factor{events.Push},
+		events: []*events.Event{requested(events.None), identified(events.None, events.SMS, events.Push), assessed(events.OK), challenged(1, events.Push), verified(1, events.Push)}},
+	{name: "three wrong numbers and no other factor", app: standard, outcome: "failed", reason: events.FailedAttempts, wanted: []events.Factor{events.Push},
+		events: []*events.Event{requested(events.None), identified(events.None, events.SMS, events.Push), assessed(events.OK), challenged(1, events.Push),
+			rejected(1, 1, events.Push, events.RejectedWrong), rejected(2, 1, events.Push, events.RejectedWrong), rejected(3, 1, events.Push, events.RejectedExhausted)}},
+	{name: "three wrong numbers and too few other factors", app: strict, outcome: "failed", reason: events.FailedAttempts, wanted: []events.Factor{events.Push},
+		events: []*events.Event{requested(events.Password), identified(events.Password, events.SMS, events.Push), assessed(events.OK), challenged(1, events.Push),
+			rejected(3, 1, events.Push, events.RejectedExhausted)}},
+	{name: "three wrong numbers: the user is to choose", app: standard, outcome: "open", wanted: []events.Factor{events.Push},
+		events: []*events.Event{requested(events.Password), identified(events.Password, events.SMS, events.Push), assessed(events.Review), challenged(1, events.Push),
+			rejected(3, 1, events.Push, events.RejectedExhausted), chosen(1, events.Push)}},
+	{name: "three wrong numbers, then another factor", app: standard, outcome: "granted", amr: []string{"pwd", "sms"}, wanted: []events.Factor{events.Push, events.SMS},
+		events: []*events.Event{requested(events.Password), identified(events.Password, events.SMS, events.Push), assessed(events.Review), challenged(1, events.Push),
+			rejected(3, 1, events.Push, events.RejectedExhausted), chosen(1, events.SMS), challenged(2, events.SMS), verified(2, events.SMS)}},
+	{name: "three wrong numbers, then a factor that can not be delivered", app: standard, outcome: "failed", reason: events.FailedUndelivered,
+		wanted: []events.Factor{events.Push, events.SMS},
+		events: []*events.Event{requested(events.Password), identified(events.Password, events.SMS, events.Push), assessed(events.Review), challenged(1, events.Push),
+			rejected(3, 1, events.Push, events.RejectedExhausted), chosen(1, events.SMS), undelivered(2, events.SMS)}},
 	{name: "the user gives up", app: standard, outcome: "cancelled", wanted: []events.Factor{events.SMS},
 		events: []*events.Event{requested(events.Password), identified(events.Password, events.SMS), assessed(events.Review),
 			challenged(1, events.SMS), rejected(1, 1, events.SMS, events.RejectedWrong), cancelled(), lapsed()}},
@@ -403,6 +435,37 @@ func TestEveryOrder(t *testing.T) {
 	}
 }
 
+// TestWhatAPushIsTold: only a push is told the policy's say on taps and where the login comes from.
+func TestWhatAPushIsTold(t *testing.T) {
+	for _, tt := range []struct {
+		app    string
+		factor events.Factor
+		tap    bool
+		tag    string
+	}{
+		{"{methods: [password]}", events.Push, false, "tag"},
+		{"{methods: [password], push_tap: true}", events.Push, true, "tag"},
+		{"{methods: [password], push_tap: true}", events.SMS, false, ""},
+	} {
+		request := requested(events.Password)
+		request.Data.(*events.Requested).SourceTag = "tag"
+		next := Decide(load(t, tt.app), []*events.Event{request, identified(events.Password, tt.factor), assessed(events.Review)}, soon)
+		if wanted, ok := next.Data.(*events.Wanted); !ok || wanted.Factor != tt.factor || wanted.Tap != tt.tap || wanted.SourceTag != tt.tag {
+			t.Errorf("%s with %s: %+v", tt.app, tt.factor, next.Data)
+		}
+	}
+}
+
+// TestDecoyOffersWhatAUserHas: a login by ID only offers one factor to a user who has one, and to who has none that may come first.
+func TestDecoyOffersWhatAUserHas(t *testing.T) {
+	for _, enrolled := range [][]events.Factor{{events.Push}, {events.SMS}, nil} {
+		next := Decide(load(t, standard), []*events.Event{requested(events.None), identified(events.None, enrolled...), assessed(events.OK)}, soon)
+		if wanted, ok := next.Data.(*events.Wanted); !ok || wanted.Factor != events.Push || len(wanted.Left) > 0 {
+			t.Errorf("with %v: %+v", enrolled, next.Data)
+		}
+	}
+}
+
 func isRequested(e *events.Event) bool { return e.Step == events.StepRequested }
 
 // TestEndingsBeatGrants: what ends a login wins over all its proof.
@@ -418,6 +481,7 @@ func TestEndingsBeatGrants(t *testing.T) {
 		{"nothing", soon, nil, events.Granted},
 		{"cancelled", soon, cancelled(), events.CancelledBy},
 		{"lapsed", soon, lapsed(), events.Expired},
+		{"cancelled and past the deadline", late, cancelled(), events.CancelledBy},
 		{"deadline", late, nil, events.Expired},
 		{"refused", soon, refused(), events.Denied},
 		{"denied by the user", soon, rejected(1, 1, events.Push, events.RejectedDenied), events.Denied},

@@ -25,6 +25,7 @@ type login struct {
 	round    int                                   // the highest wanted; 0 before the first
 	rounds   [events.Rounds + 1]round              // by number
 	rejected [events.Attempts + 1]*events.Rejected // by number
+	spent    []events.Factor                       // take no more answers, after too many wrong ones
 	need     int                                   // the highest need that a decision has recorded
 }
 
@@ -68,7 +69,12 @@ func replay(history []*events.Event) *login {
 			l.rounds[e.N].verified = data
 		case *events.Rejected:
 			l.rejected[e.N] = data
-			l.disowned = l.disowned || data.Reason == events.RejectedDenied || data.Reason == events.RejectedNotMe
+			switch data.Reason {
+			case events.RejectedDenied, events.RejectedNotMe:
+				l.disowned = true
+			case events.RejectedExhausted:
+				l.spent = append(l.spent, data.Factor)
+			}
 		case *events.Chosen:
 			if e.N >= l.round {
 				l.rounds[l.round].chosen = data.Factor
@@ -146,7 +152,7 @@ func (l *login) authTime(now time.Time) time.Time {
 // choices lists the factors that may be challenged next, in the policy's order.
 func (l *login) choices(app *policy.App, done []string) []events.Factor {
 	return slices.DeleteFunc(slices.Clone(app.Allowed(len(done))), func(f events.Factor) bool {
-		return !slices.Contains(l.identified.Factors, f) || slices.Contains(done, f.AMR())
+		return !slices.Contains(l.identified.Factors, f) || slices.Contains(done, f.AMR()) || slices.Contains(l.spent, f)
 	})
 }
 
@@ -154,7 +160,8 @@ func (l *login) choices(app *policy.App, done []string) []events.Factor {
 func (l *login) lives(done []string, now time.Time) bool {
 	for n := l.round - 1; n > 0; n-- {
 		if r := l.rounds[n]; r.challenged != nil {
-			return now.Before(r.challenged.Expires) && !slices.Contains(done, r.challenged.Factor.AMR())
+			factor := r.challenged.Factor
+			return now.Before(r.challenged.Expires) && !slices.Contains(done, factor.AMR()) && !slices.Contains(l.spent, factor)
 		}
 	}
 	return false

@@ -15,6 +15,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/sekisho/sekisho/events"
+	"github.com/sekisho/sekisho/services/internal/bus"
 	"github.com/sekisho/sekisho/services/internal/config"
 	"github.com/sekisho/sekisho/services/internal/directory"
 	"github.com/sekisho/sekisho/services/internal/runtime"
@@ -318,6 +319,18 @@ func TestAnotherEndingWins(t *testing.T) {
 		}
 		eventually(t, "the session is gone", func() bool { return !p.hasSession() })
 	})
+	t.Run("lapsed", func(t *testing.T) {
+		p := place.login(t)
+		p.begin(events.OK, time.Minute, events.SMS)
+		p.insert() // and then closed(granted) is not stored: the login has ended
+		p.say("gateway", 0, &events.Lapsed{})
+		p.say("gateway", 0, &events.Cancelled{})
+		place.issuer(t)
+		if c := p.closed(); c.Outcome != events.Expired {
+			t.Errorf("closed: %+v", c)
+		}
+		eventually(t, "the session is gone", func() bool { return !p.hasSession() })
+	})
 	t.Run("after closed", func(t *testing.T) {
 		p := place.login(t)
 		p.insert()
@@ -394,12 +407,13 @@ func TestEndsWithoutDatabase(t *testing.T) {
 	}
 }
 
-// TestManyInstances lets three of them race over logins that end in two ways at once.
+// TestManyInstances lets three of them race over logins that end in two ways at once, or in three.
 func TestManyInstances(t *testing.T) {
 	place := newPlace(t)
 	for range 3 {
 		place.issuer(t)
 	}
+	recorder, viewer := place.broker.Bus(t, "recorder"), place.broker.Bus(t, bus.UserViewer)
 	players := make([]*player, 30)
 	for i := range players {
 		p := place.login(t)
@@ -409,14 +423,22 @@ func TestManyInstances(t *testing.T) {
 	for i, p := range players {
 		place.broker.Await(t, p.login, events.StepWanted, 1)
 		p.say("otpvalidator", 1, &events.Verified{Factor: events.SMS, Authenticator: "a"})
-		if i%2 == 0 {
+		switch i % 3 {
+		case 0:
 			p.say("gateway", 0, &events.Cancelled{})
+		case 1:
+			if err := recorder.Lapse(t.Context(), p.login, ""); err != nil {
+				t.Fatal(err)
+			}
 		}
 	}
 	for i, p := range players {
 		c := p.closed()
-		if i%2 == 1 && c.Outcome != events.Granted {
+		if i%3 == 2 && c.Outcome != events.Granted {
 			t.Errorf("closed: %+v", c)
+		}
+		if _, err := viewer.Event(t.Context(), p.login, events.StepLapsed, 0); err == nil && c.Outcome != events.Expired {
+			t.Errorf("lapsed, and closed: %+v", c)
 		}
 		eventually(t, "a session if and only if it was granted", func() bool { return p.hasSession() == (c.Outcome == events.Granted) })
 	}
