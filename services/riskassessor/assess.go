@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/rs/zerolog"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/sekisho/sekisho/events"
 	"github.com/sekisho/sekisho/services/internal/bus"
@@ -15,10 +16,14 @@ import (
 // reasonNoAssessment stands in assessed when the provider has no assessment of this login.
 const reasonNoAssessment = "NO_ASSESSMENT"
 
-// An assessor asks the provider about users who were identified. It keeps nothing.
+// alertUnknown is the kind of the alert that a user logs in from somewhere new.
+const alertUnknown = "unknown-environment"
+
+// An assessor asks the provider about users who were identified, and notices what is new about a login.
 type assessor struct {
 	bus      *bus.Bus
 	opener   *events.Opener
+	networks *networks
 	provider *OMotion       // nil: none is configured
 	static   events.Verdict // said of every login, unless empty
 	log      zerolog.Logger
@@ -29,21 +34,52 @@ func (a *assessor) assess(ctx context.Context, e *events.Event, identified *even
 	if err := a.opener.Open(identified.Subject, e.Subject(), "subject", &subject); err != nil {
 		return nil, bus.Permanent(err)
 	}
-	requested, err := a.bus.Event(ctx, e.Login, events.StepRequested, 0)
+	environment, err := environmentOf(ctx, a.bus, a.opener, e.Login)
 	if err != nil {
 		return nil, err
 	}
-	var environment events.Environment
-	if sealed := requested.Data.(*events.Requested).Environment; sealed != nil {
-		if err := a.opener.Open(sealed, requested.Subject(), "environment", &environment); err != nil {
-			return nil, bus.Permanent(err)
-		}
-	}
-	assessed, err := a.ask(ctx, environment.Assessment, subject.UserHash)
-	if err != nil {
+	var assessed *events.Assessed
+	var unknown bool
+	both, ctx := errgroup.WithContext(ctx) // the database is looked at while the provider thinks
+	both.Go(func() (err error) {
+		assessed, err = a.ask(ctx, environment.Assessment, subject.UserHash)
+		return err
+	})
+	both.Go(func() (err error) {
+		unknown, err = a.unknown(ctx, e.Login, identified, environment.IP)
+		return err
+	})
+	if err := both.Wait(); err != nil {
 		return nil, err
 	}
+	assessed.Unknown = unknown
 	return []*events.Event{events.New(e.Login, 0, assessed)}, nil
+}
+
+// environmentOf is what the gateway says of the browser that started a login; it need not say anything.
+func environmentOf(ctx context.Context, b *bus.Bus, opener *events.Opener, login events.Login) (environment events.Environment, err error) {
+	requested, err := b.Event(ctx, login, events.StepRequested, 0)
+	if err != nil {
+		return environment, err
+	}
+	sealed := requested.Data.(*events.Requested).Environment
+	if sealed == nil {
+		return environment, nil
+	}
+	if err := opener.Open(sealed, requested.Subject(), "environment", &environment); err != nil {
+		return environment, bus.Permanent(err)
+	}
+	return environment, nil
+}
+
+// unknown tells whether the user has not used this browser or this network before, and gives an alert of it. What it looks
+// up of a decoy, which is nobody, it looks up for the time that this takes alone.
+func (a *assessor) unknown(ctx context.Context, login events.Login, identified *events.Identified, ip string) (bool, error) {
+	known, err := a.networks.known(ctx, login, identified.User, ip)
+	if err != nil || identified.Decoy || known && identified.Device != "" {
+		return false, err
+	}
+	return true, a.bus.AlertOf(ctx, login, alertUnknown, identified.User, map[string]string{"login": login.String(), "app": identified.App})
 }
 
 // ask turns the provider's answer, or its failure, into a verdict. It fails only when this worker is at its end.

@@ -41,6 +41,9 @@ func newSite(t *testing.T, adjust ...func(*config.Config)) *site {
 	if err := folder.RotateSealing([]string{Name}, time.Now(), time.Hour); err != nil {
 		t.Fatal(err)
 	}
+	if err := folder.Ensure(credentials.Contents{Keys: []string{"risk"}}); err != nil {
+		t.Fatal(err)
+	}
 	keys, err := folder.PublicKeys()
 	if err != nil {
 		t.Fatal(err)
@@ -60,16 +63,12 @@ func newSite(t *testing.T, adjust ...func(*config.Config)) *site {
 	}
 	s.env = &runtime.Env{
 		Name: Name, Config: cfg, Log: zerolog.Nop(), Credentials: folder, Now: time.Now,
-		Bus: s.broker.Bus(t, Name), Metrics: prometheus.NewRegistry(),
+		Bus: s.broker.Bus(t, Name), Metrics: prometheus.NewRegistry(), DB: testenv.Migrated(t).Pool(t, Name),
 	}
 	if s.worker, err = Build(t.Context(), s.env); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		if s.worker.Close != nil {
-			s.worker.Close()
-		}
-	})
+	t.Cleanup(s.worker.Close)
 	return s
 }
 
@@ -81,7 +80,7 @@ func (s *site) assessor(t *testing.T) *assessor {
 		t.Fatal(err)
 	}
 	client := omotionAt(t, strings.TrimSuffix(s.env.Config.Risk.URL, "/omotion"), time.Minute)
-	return &assessor{bus: s.env.Bus, opener: opener, provider: client, log: s.env.Log}
+	return &assessor{bus: s.env.Bus, opener: opener, networks: s.networks(t), provider: client, log: s.env.Log}
 }
 
 func (s *site) start(t *testing.T) *site {
@@ -113,9 +112,17 @@ func (s *site) publish(t *testing.T, by string, login events.Login, cause string
 	s.broker.Publish(t, e)
 }
 
-// login publishes the events of a login up to identified. assessment is what the gateway read from the browser; nil
-// leaves the environment out. alter may change what identityverifier says.
+// login publishes the events of a login up to identified, with a browser that is known. assessment is what the gateway read
+// from the browser; nil leaves the environment out. alter may change what identityverifier says.
 func (s *site) login(t *testing.T, user string, assessment *string, alter ...func(events.Login, *events.Identified)) events.Login {
+	t.Helper()
+	if assessment == nil {
+		return s.loginFrom(t, user, nil, alter...)
+	}
+	return s.loginFrom(t, user, &events.Environment{Assessment: *assessment}, alter...)
+}
+
+func (s *site) loginFrom(t *testing.T, user string, environment *events.Environment, alter ...func(events.Login, *events.Identified)) events.Login {
 	t.Helper()
 	login, err := events.NewLogin("web")
 	if err != nil {
@@ -125,12 +132,12 @@ func (s *site) login(t *testing.T, user string, assessment *string, alter ...fun
 		App: "demo", Method: events.Password, Deadline: time.Now().Add(time.Hour),
 		Identity: s.seal(t, login.Subject(events.StepRequested, 0), "identity", "sealed to somebody else"),
 	}
-	if assessment != nil {
-		requested.Environment = s.seal(t, login.Subject(events.StepRequested, 0), "environment", events.Environment{Assessment: *assessment})
+	if environment != nil {
+		requested.Environment = s.seal(t, login.Subject(events.StepRequested, 0), "environment", environment)
 	}
 	s.publish(t, "gateway/web", login, "", requested)
 	identified := &events.Identified{
-		App: "demo", User: "u1", Primary: events.Password, Deadline: time.Now().Add(time.Hour),
+		App: "demo", User: "u1", Primary: events.Password, Deadline: time.Now().Add(time.Hour), Device: "known",
 		Subject: s.seal(t, login.Subject(events.StepIdentified, 0), "subject", events.Subject{UserHash: hash(user)}),
 	}
 	for _, f := range alter {

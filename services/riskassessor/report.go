@@ -9,12 +9,31 @@ import (
 	"github.com/sekisho/sekisho/services/internal/provider"
 )
 
-// A reporter tells the provider how the logins ended that it assessed, from which it learns which devices are whose.
-// Nobody waits for that: a report that fails is tried again until the login's deadline, and then given up.
+// A reporter remembers how logins ended, and tells the provider of those that it assessed, which learns from it which
+// devices are whose. Nobody waits for either: what fails is tried again until the login is gone from the stream.
 type reporter struct {
 	bus      *bus.Bus
 	opener   *events.Opener
+	networks *networks
 	provider *OMotion // nil: none is configured
+}
+
+func (r *reporter) learn(ctx context.Context, e *events.Event, closed *events.Closed) ([]*events.Event, error) {
+	if closed.Outcome == events.Granted && !r.networks.current.Remove(e.Login) {
+		if err := r.remember(ctx, e.Login, closed.User); err != nil {
+			return nil, err
+		}
+	}
+	return r.report(ctx, e, closed)
+}
+
+// remember takes the network of a granted login for one that the user is known in.
+func (r *reporter) remember(ctx context.Context, login events.Login, user string) error {
+	environment, err := environmentOf(ctx, r.bus, r.opener, login)
+	if err != nil {
+		return err
+	}
+	return r.networks.remember(ctx, user, environment.IP)
 }
 
 func (r *reporter) report(ctx context.Context, e *events.Event, closed *events.Closed) ([]*events.Event, error) {

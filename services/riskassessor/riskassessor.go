@@ -1,8 +1,8 @@
 // Package riskassessor is the worker that asks how risky a login is.
 //
 //	consumes   identified, closed
-//	publishes  assessed
-//	owns       risk providers
+//	publishes  assessed; alert.unknown-environment
+//	owns       risk providers, the networks that users log in from (schema risk)
 //
 // A provider's verdict never replaces an authenticator. When no provider can be asked, the worker says so at once
 // (degraded), and the app's policy decides.
@@ -32,16 +32,26 @@ func Build(ctx context.Context, env *runtime.Env) (*runtime.Worker, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &assessor{bus: env.Bus, opener: opener, static: events.Verdict(cfg.Risk.Static), log: env.Log}
-	r := &reporter{bus: env.Bus, opener: opener}
+	key, err := env.Credentials.Key("risk")
+	if err != nil {
+		return nil, err
+	}
+	networks, err := newNetworks(env.DB, key, cfg.Risk.Keep, env.Now, env.Log)
+	if err != nil {
+		return nil, err
+	}
+	a := &assessor{bus: env.Bus, opener: opener, networks: networks, static: events.Verdict(cfg.Risk.Static), log: env.Log}
+	r := &reporter{bus: env.Bus, opener: opener, networks: networks}
 	worker := &runtime.Worker{
 		Handlers: []bus.Handler{
 			bus.On(a.assess).Concurrency(cfg.Risk.Concurrency),
-			bus.On(r.report).Late(), // a closed login is past its deadline more often than not, and needs no `lapsed`
+			bus.On(r.learn).Late(), // a closed login is past its deadline more often than not, and needs no `lapsed`
 		},
 		Run: []func(context.Context) error{
 			func(ctx context.Context) error { return env.Credentials.Follow(ctx, Name, opener) },
+			networks.purge,
 		},
+		Close: networks.close,
 	}
 	if cfg.Risk.Static != "" {
 		env.Log.Warn().Str("verdict", cfg.Risk.Static).Msg("no risk provider is asked: risk.static is the verdict on every login")
@@ -67,6 +77,6 @@ func Build(ctx context.Context, env *runtime.Env) (*runtime.Worker, error) {
 	account := OMotionConfig{URL: cfg.Risk.URL, Signature: signature}
 	assessments, reports := client("omotion"), client("omotion-report")
 	a.provider, r.provider = NewOMotion(assessments, account), NewOMotion(reports, account)
-	worker.Close = func() { assessments.CloseIdle(); reports.CloseIdle() }
+	worker.Close = func() { networks.close(); assessments.CloseIdle(); reports.CloseIdle() }
 	return worker, nil
 }

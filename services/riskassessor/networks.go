@@ -1,0 +1,187 @@
+package riskassessor
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"fmt"
+	"net/netip"
+	"time"
+
+	lru "github.com/hashicorp/golang-lru/v2"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/rs/zerolog"
+
+	"github.com/sekisho/sekisho/events"
+	"github.com/sekisho/sekisho/services/internal/coalesce"
+)
+
+const (
+	// A provider gives its customers one of many addresses, and another tomorrow: what is remembered is the network around it.
+	networkBits4, networkBits6 = 24, 48
+	// seenEvery is how old last_seen may get. A network that is in daily use is written once a day.
+	seenEvery  = 24 * time.Hour
+	purgeEvery = time.Hour
+	maxBatch   = 64 // logins that share a statement
+)
+
+// networks remembers from which networks users were granted a login: risk.networks. It keeps no address. What concurrent
+// handlers ask for goes into one statement.
+type networks struct {
+	db   *pgxpool.Pool
+	key  []byte
+	keep time.Duration
+	now  func() time.Time
+	log  zerolog.Logger
+
+	looks  *coalesce.Group[visit, visit, seen]
+	visits *coalesce.Group[visit, visit, struct{}]
+
+	// current are logins from networks whose rows need no writing, as this process saw when it assessed them: most.
+	current *lru.Cache[events.Login, struct{}]
+}
+
+// maxCurrent is how many logins of which nothing need be written are kept in mind: some seconds' worth under full load.
+const maxCurrent = 10_000
+
+// seen tells whether a user was granted a login in a network before.
+type seen struct {
+	known   bool
+	current bool // in the last day, so that its row need not be written
+}
+
+// A visit is a user in a network.
+type visit struct {
+	user    string
+	network [sha256.Size]byte // keyed hash
+}
+
+func newNetworks(db *pgxpool.Pool, key []byte, keep time.Duration, now func() time.Time, log zerolog.Logger) (*networks, error) {
+	current, err := lru.New[events.Login, struct{}](maxCurrent)
+	if err != nil {
+		return nil, fmt.Errorf("riskassessor: %w", err)
+	}
+	n := &networks{db: db, key: key, keep: keep, now: now, log: log, current: current}
+	itself := func(v visit) visit { return v }
+	n.looks = coalesce.New(n.look, itself, maxBatch)
+	n.visits = coalesce.New(n.write, itself, maxBatch)
+	return n, nil
+}
+
+// close waits for what is under way.
+func (n *networks) close() {
+	n.looks.Close()
+	n.visits.Close()
+}
+
+// visit names the network of an address for one user, whose other networks it can be compared with, and nobody else's. It
+// reports false for what is no address: a gateway need not tell it.
+func (n *networks) visit(user, ip string) (visit, bool) {
+	addr, err := netip.ParseAddr(ip)
+	if err != nil {
+		return visit{}, false
+	}
+	addr = addr.Unmap().WithZone("")
+	bits := networkBits4
+	if addr.Is6() {
+		bits = networkBits6
+	}
+	network, err := addr.Prefix(bits)
+	if err != nil {
+		return visit{}, false
+	}
+	mac := hmac.New(sha256.New, n.key)
+	mac.Write([]byte(user + "\x00" + network.String())) // never fails (hash.Hash)
+	return visit{user, [sha256.Size]byte(mac.Sum(nil))}, true
+}
+
+// known tells whether the user was granted a login in the network of an address before, from which a login is to be
+// assessed. A network that is not told can not be unknown.
+func (n *networks) known(ctx context.Context, login events.Login, user, ip string) (bool, error) {
+	v, ok := n.visit(user, ip)
+	if !ok {
+		return true, nil
+	}
+	seen, err := n.looks.Do(ctx, v)
+	if seen.current {
+		n.current.Add(login, struct{}{})
+	}
+	return seen.known, err
+}
+
+// remember makes the network of an address one that is known. It writes nothing if it was seen there in the last day.
+func (n *networks) remember(ctx context.Context, user, ip string) error {
+	v, ok := n.visit(user, ip)
+	if !ok {
+		return nil
+	}
+	_, err := n.visits.Do(ctx, v)
+	return err
+}
+
+func (n *networks) look(ctx context.Context, list []visit) ([]seen, error) {
+	users, hashes := columns(list)
+	rows, err := n.db.Query(ctx, `
+		SELECT n.user_id IS NOT NULL, coalesce(n.last_seen > $3, false)
+		FROM unnest($1::text[], $2::bytea[]) WITH ORDINALITY AS q (user_id, network, i)
+		LEFT JOIN risk.networks n ON n.user_id = q.user_id AND n.network = q.network ORDER BY q.i`, users, hashes, n.now().Add(-seenEvery))
+	if err != nil {
+		return nil, fmt.Errorf("riskassessor: look up networks: %w", err)
+	}
+	found, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (s seen, err error) {
+		return s, row.Scan(&s.known, &s.current)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("riskassessor: look up networks: %w", err)
+	}
+	return found, nil
+}
+
+// write touches only rows that are new or a day old: a conflict alone would lock, and so write, the row.
+func (n *networks) write(ctx context.Context, list []visit) ([]struct{}, error) {
+	users, hashes := columns(list)
+	now := n.now()
+	_, err := n.db.Exec(ctx, `
+		INSERT INTO risk.networks AS n (user_id, network, last_seen)
+		SELECT q.user_id, q.network, $3 FROM unnest($1::text[], $2::bytea[]) AS q (user_id, network)
+		WHERE NOT EXISTS (SELECT FROM risk.networks k WHERE k.user_id = q.user_id AND k.network = q.network AND k.last_seen > $4)
+		ORDER BY q.user_id, q.network -- one order for all, so that no two batches wait for each other
+		ON CONFLICT (user_id, network) DO UPDATE SET last_seen = greatest(n.last_seen, excluded.last_seen)`,
+		users, hashes, now, now.Add(-seenEvery))
+	if err != nil {
+		return nil, fmt.Errorf("riskassessor: remember networks: %w", err)
+	}
+	return make([]struct{}, len(list)), nil
+}
+
+// columns are visits as the arrays that unnest takes.
+func columns(list []visit) (users []string, hashes [][]byte) {
+	for _, v := range list {
+		users, hashes = append(users, v.user), append(hashes, v.network[:])
+	}
+	return users, hashes
+}
+
+// purge forgets networks that were not seen for long, until ctx ends.
+func (n *networks) purge(ctx context.Context) error {
+	tick := time.NewTicker(purgeEvery)
+	defer tick.Stop()
+	for {
+		if err := n.forget(ctx); err != nil && ctx.Err() == nil {
+			n.log.Error().Err(err).Msg("purge")
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
+func (n *networks) forget(ctx context.Context) error {
+	if _, err := n.db.Exec(ctx, `DELETE FROM risk.networks WHERE last_seen < $1`, n.now().Add(-n.keep)); err != nil {
+		return fmt.Errorf("riskassessor: purge: %w", err)
+	}
+	return nil
+}
