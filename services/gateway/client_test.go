@@ -179,8 +179,9 @@ func TestWatchEndsWithItsContext(t *testing.T) {
 	}
 }
 
-func TestLostHintIsMadeUpFor(t *testing.T) {
-	broker := testenv.NATS(t)
+// silence keeps the broker from telling gateways anything.
+func silence(t *testing.T, broker *testenv.Broker) {
+	t.Helper()
 	js, err := jetstream.New(broker.Dial(t, bus.UserSetup))
 	if err != nil {
 		t.Fatal(err)
@@ -194,6 +195,11 @@ func TestLostHintIsMadeUpFor(t *testing.T) {
 	if _, err := js.UpdateStream(t.Context(), silent); err != nil {
 		t.Fatal(err)
 	}
+}
+
+func TestLostHintIsMadeUpFor(t *testing.T) {
+	broker := testenv.NATS(t)
+	silence(t, broker)
 	c := newClient(t, broker, events.Options{Reread: 10 * time.Millisecond})
 	login := request(t, c)
 	challenge(t, broker, login, 1)
@@ -302,6 +308,50 @@ func TestClientLapsesItsOwn(t *testing.T) {
 	_, err := broker.Bus(t, bus.UserViewer).Event(t.Context(), ended, events.StepLapsed, 0)
 	if !errors.Is(err, bus.ErrNotFound) {
 		t.Errorf("the login that had ended lapsed too: %v", err)
+	}
+}
+
+// Nobody closes the login, and the client that started it is gone: any other ends it, for all of them and for good.
+func TestLapsedIsAnEnding(t *testing.T) {
+	broker := testenv.NATS(t)
+	gone, other := newClient(t, broker, events.Options{}), newClient(t, broker, events.Options{})
+	login, err := gone.Request(t.Context(), events.Request{App: "demo", Method: events.None, User: "alice", Deadline: time.Now().Add(time.Second)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	gone.Close()
+	challenge(t, broker, login, 1)
+	s := until(t, other, login, (*events.State).Ended)
+	if s.Status() != events.StatusExpired || s.Challenge() != nil || s.Closed != nil {
+		t.Errorf("%s, %+v", s.Status(), s.Closed)
+	}
+	broker.Await(t, login, events.StepLapsed, 0)
+	closeLogin(t, broker, login, events.Closed{Outcome: events.Expired}) // sessionissuer is back
+	for _, c := range []*events.Client{other, newClient(t, broker, events.Options{})} {
+		later := until(t, c, login, (*events.State).Ended)
+		if later.Status() != s.Status() || later.Version() != s.Version() {
+			t.Errorf("%s in version %d, and then %s in %d", s.Status(), s.Version(), later.Status(), later.Version())
+		}
+		if _, err := c.Answer(t.Context(), login, "123456"); !errors.Is(err, events.ErrEnded) {
+			t.Errorf("answered: %v", err)
+		}
+	}
+}
+
+// A login whose grant is stored does not lapse, also for a client that has not heard of it.
+func TestAGrantedLoginDoesNotLapse(t *testing.T) {
+	broker := testenv.NATS(t)
+	c := newClient(t, broker, events.Options{Reread: time.Hour})
+	silence(t, broker)
+	login := request(t, c)
+	now := time.Now()
+	closeLogin(t, broker, login, events.Closed{Outcome: events.Granted, User: "u1", AMR: []string{"pwd"}, ACR: "1fa", AuthTime: now, Expires: now.Add(time.Hour)})
+	if err := c.Lapse(t.Context(), login); !errors.Is(err, events.ErrEnded) {
+		t.Errorf("lapsed: %v", err)
+	}
+	s, err := newClient(t, broker, events.Options{}).State(t.Context(), login)
+	if err != nil || s.Status() != events.StatusGranted || s.Lapsed != nil {
+		t.Errorf("%+v, %v", s, err)
 	}
 }
 

@@ -1,8 +1,8 @@
 // Package gateway is how browsers and apps log in: the login API, the login pages, and what a login leads to, sessions.
 //
-//	consumes   challenged, undelivered, rejected, closed of its own logins; session revocations
-//	publishes  requested, answered (codes), chosen, cancelled, lapsed
-//	owns       public HTTP, login pages
+//	consumes   challenged, undelivered, rejected, lapsed, closed of its own logins; session revocations
+//	publishes  requested, answered (codes, and what a browser brought from a provider), chosen, cancelled, lapsed
+//	owns       public HTTP, login pages, the phone's app; what phones ask it hands to pushnotifier
 //
 // A gateway keeps nothing. Where a login stands is on the bus, who has a session is in PostgreSQL, and who may ask about
 // either is proven by tokens that any instance of the gateway can check.
@@ -18,6 +18,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/sekisho/sekisho/events"
+	"github.com/sekisho/sekisho/services/gateway/authenticator"
 	"github.com/sekisho/sekisho/services/gateway/docs"
 	"github.com/sekisho/sekisho/services/gateway/pages"
 	"github.com/sekisho/sekisho/services/internal/bus"
@@ -46,9 +47,13 @@ type gateway struct {
 	keys        *keys
 	border      *border
 	crossOrigin *http.CrossOriginProtection
-	limits      *limits
+	limits      *limits // of logins
 	sessions    *liveSessions
 	metrics     *metrics
+
+	authenticator *authenticator.App
+	deviceLimits  *limits // of requests about phones
+	hints         *hints
 
 	ctx       context.Context // ends with the worker
 	answering sync.WaitGroup  // codes that wait to be asked for
@@ -85,15 +90,23 @@ func Build(ctx context.Context, env *runtime.Env) (*runtime.Worker, error) {
 	if g.docs, err = docs.New(); err != nil {
 		return nil, err
 	}
+	shared := []string{"/assets/style.css", "/assets/icon.svg"}
+	if g.authenticator, err = authenticator.New(shared, g.pages.Version()); err != nil {
+		return nil, err
+	}
 	if g.limits, err = newLimits(env.Config.Limits.LoginsPerSource); err != nil {
 		return nil, err
 	}
+	if g.deviceLimits, err = newLimits(env.Config.Limits.DevicePerSource); err != nil {
+		return nil, err
+	}
+	g.hints = newHints(cfg.StreamsPerDevice)
 	store := sessions.New(env.DB, env.Now)
 	if g.sessions, err = newLiveSessions(store, env.Now); err != nil {
 		return nil, err
 	}
 	g.client, err = events.NewClient(ctx, env.Bus.Conn(), events.Options{
-		Gateway: cfg.Name, Deadline: env.Config.Login.Deadline, ResendAfter: env.Config.Code.ResendAfter, Revoked: g.sessions.revoked,
+		Gateway: cfg.Name, Deadline: env.Config.Login.Deadline, ResendAfter: env.Config.Code.ResendAfter, Revoked: g.sessions.revoked, Prompted: g.hints.tell,
 	})
 	if err != nil {
 		return nil, err
@@ -121,6 +134,20 @@ func (g *gateway) handler() http.Handler {
 		"GET /v1/session":              g.whoAmI,
 		"DELETE /v1/session":           g.logOut,
 		"/auth/check":                  g.authCheck,
+
+		"POST /v1/authenticator/devices":        g.forwardPhone,
+		"GET /v1/authenticator/devices":         g.forwardPhone,
+		"PATCH /v1/authenticator/devices/{id}":  g.forwardPhone,
+		"DELETE /v1/authenticator/devices/{id}": g.forwardPhone,
+		"PUT /v1/authenticator/subscription":    g.forwardPhone,
+		"GET /v1/authenticator/prompts":         g.forwardPhone,
+		"POST /v1/authenticator/prompts":        g.forwardPhone,
+		"POST /v1/authenticator/notices/{id}":   g.forwardPhone,
+		"GET /v1/authenticator/stream":          g.streamHints,
+		"POST /v1/activations":                  g.forwardUser,
+		"GET /v1/devices":                       g.forwardUser,
+		"PATCH /v1/devices/{id}":                g.forwardUser,
+		"DELETE /v1/devices/{id}":               g.forwardUser,
 	} {
 		mux.Handle(pattern, g.api(handle))
 	}
@@ -133,11 +160,18 @@ func (g *gateway) handler() http.Handler {
 		"POST /login/{id}/answers": g.answerForm,
 		"POST /login/{id}/factor":  g.factorForm,
 		"POST /login/{id}/cancel":  g.cancelForm,
+		"GET /login/{id}/return":   g.returned,
+
+		"GET /devices":              g.devicesPage,
+		"POST /devices":             g.inviteForm,
+		"POST /devices/{id}":        g.renameForm,
+		"POST /devices/{id}/remove": g.removeForm,
 	} {
 		mux.Handle(pattern, g.page(handle))
 	}
 	mux.Handle("GET /assets/", g.pages.Assets())
 	g.docs.Register(mux)
+	g.authenticator.Register(mux)
 	return g.observe(g.harden(g.orNotFoundPage(mux, httpapi.Routes(mux))))
 }
 

@@ -135,8 +135,13 @@ func (g *gateway) begin(r *http.Request, in startBody, cookies bool) (events.Log
 	if languages := r.Header.Get("Accept-Language"); in.Locale == "" && languages != "" {
 		in.Locale = pages.Negotiate(languages, "")
 	}
+	login, err := events.NewLogin(g.cfg.Gateway.Name)
+	if err != nil {
+		return events.Login{}, err
+	}
 	device := g.device(r)
 	request := events.Request{
+		Login: login, Prompt: g.prompt(r, in.App, in.Locale, login),
 		App: in.App, Method: in.Method, User: in.User, Password: in.Password, Locale: in.Locale,
 		SourceTag: g.keys.tag(source.String()), Device: device.ID, DeviceUsers: device.Users,
 		Environment: &events.Environment{
@@ -157,8 +162,7 @@ func (g *gateway) begin(r *http.Request, in startBody, cookies bool) (events.Log
 	if trace := r.Header.Get("Traceparent"); traceparent.MatchString(trace) {
 		request.Trace = trace
 	}
-	login, err := g.client.Request(r.Context(), request)
-	if err == nil {
+	if login, err = g.client.Request(r.Context(), request); err == nil {
 		noteLogin(r, login)
 	}
 	return login, err

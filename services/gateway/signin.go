@@ -3,6 +3,7 @@ package gateway
 import (
 	"errors"
 	"net/http"
+	"slices"
 	"strings"
 
 	"golang.org/x/text/unicode/norm"
@@ -38,7 +39,8 @@ func (g *gateway) signIn(w http.ResponseWriter, r *http.Request, status int, pag
 	}
 	lang := g.language(w, r)
 	page.AppName = app.Name.In(lang)
-	page.Passwordless = app.Accepts(events.None)
+	page.Password, page.Passwordless = app.Accepts(events.Password), app.Accepts(events.None)
+	page.Phone = slices.Contains(app.PasswordlessFactors, events.Push)
 	page.ReturnTo, _ = g.border.returnTo(g.border.own(r), page.ReturnTo)
 	page.CSRF = g.formToken(w, r, aboutLogin)
 	return g.pages.Render(w, status, lang, page)
@@ -148,7 +150,8 @@ func (g *gateway) showLogin(w http.ResponseWriter, r *http.Request, status int, 
 	}
 	if c := state.Challenge(); c != nil {
 		page.Challenge = &pages.Challenge{Round: c.Round, Factor: string(c.Factor), Hint: c.Hint, Expires: c.Expires,
-			ResendAt: c.ResendAt, AttemptsLeft: g.attemptsLeft(c), Question: c.Question}
+			ResendAt: c.ResendAt, AttemptsLeft: g.attemptsLeft(c), Number: g.numberToShow(state.Login, c), Question: c.Question,
+			URL: g.approveURL(r, state.Login, c), Exhausted: c.Rejected == events.RejectedExhausted}
 		for _, f := range c.Choices {
 			page.Choices = append(page.Choices, string(f))
 		}
@@ -164,6 +167,8 @@ func notice(state *events.State) string {
 		return ""
 	case state.Round() > c.Round:
 		return "undelivered"
+	case c.Factor == events.Push && c.Rejected != "":
+		return pushNotice(c.Rejected)
 	case c.Rejected != "":
 		return "wrong_code" // also where a lock is the cause, which is for its owner only
 	case c.Round > 1 && state.Challenged[c.Round-1] != nil && state.Challenged[c.Round-1].Factor == c.Factor:
@@ -171,6 +176,59 @@ func notice(state *events.State) string {
 	default:
 		return ""
 	}
+}
+
+// pushNotice is what came of the last answer on the phone.
+func pushNotice(rejected string) string {
+	switch rejected {
+	case events.RejectedWrong:
+		return "wrong_number"
+	case events.RejectedExhausted:
+		return "exhausted"
+	case events.RejectedDenied, events.RejectedNotMe:
+		return "declined" // which of the two is not for a stranger's screen
+	default:
+		return "not_counted"
+	}
+}
+
+// maxReturned bounds how many parameters a provider gives the browser to bring back, and their length in bytes.
+const maxReturned, maxParameter = 8, 512
+
+// returned answers GET /login/{id}/return: the browser is back from the provider that hosts the approval. What it brings
+// along proves nothing yet; pushnotifier asks the provider about it.
+func (g *gateway) returned(w http.ResponseWriter, r *http.Request) error {
+	login, _, err := g.browserStarter(r)
+	if err != nil {
+		return err
+	}
+	parameters := make(map[string]string)
+	for name, values := range r.URL.Query() {
+		if len(name)+len(values[0]) > maxParameter || len(parameters) == maxReturned {
+			return &httpapi.Problem{Status: http.StatusBadRequest}
+		}
+		parameters[name] = values[0]
+	}
+	if len(parameters) == 0 { // the user has come back without having decided
+		http.Redirect(w, r, "/login/"+login.ID, http.StatusSeeOther)
+		return nil
+	}
+	state, err := g.client.State(r.Context(), login)
+	if err != nil {
+		return err
+	}
+	round := state.Round()
+	attempt, err := g.client.Respond(r.Context(), login, parameters)
+	if err == nil {
+		_, err = g.await(w, r, login, g.cfg.Gateway.Wait, func(s *events.State) bool {
+			return s.Rejected[attempt] != nil || s.Round() > round || s.Ended()
+		})
+	}
+	if err != nil && g.problem(err).Status != http.StatusConflict {
+		return err
+	}
+	http.Redirect(w, r, "/login/"+login.ID, http.StatusSeeOther)
+	return nil
 }
 
 // answerForm answers POST /login/{id}/answers.

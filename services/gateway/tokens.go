@@ -22,6 +22,7 @@ const (
 	formToken    purpose = "form"    // binds a form to the browser that got it
 	deviceCookie purpose = "device"  // which browser this is, and who logged in with it
 	sourceTag    purpose = "source"  // a client's network, without telling it
+	promptNumber purpose = "number"  // what the login page shows and the phone asks for
 )
 
 // keys are what the gateway signs with. Every instance of the gateway has the same.
@@ -33,7 +34,7 @@ type keys struct {
 
 func newKeys(gateway string, secret []byte) (*keys, error) {
 	k := &keys{gateway: gateway, derived: make(map[purpose][]byte)}
-	for _, p := range []purpose{loginSecret, sessionToken, formToken, deviceCookie, sourceTag, "id"} {
+	for _, p := range []purpose{loginSecret, sessionToken, formToken, deviceCookie, sourceTag, promptNumber, "id"} {
 		key, err := hkdf.Key(sha256.New, secret, nil, "sekisho gateway "+string(p)+" v1", sha256.Size)
 		if err != nil {
 			return nil, fmt.Errorf("derive key %s: %w", p, err)

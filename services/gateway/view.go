@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"net/url"
 	"time"
 
 	"github.com/sekisho/sekisho/events"
@@ -35,7 +36,9 @@ type challengeView struct {
 	Expires      time.Time     `json:"expires"`
 	ResendAt     time.Time     `json:"resend_at,omitzero"`
 	AttemptsLeft int           `json:"attempts_left"`
+	Number       string        `json:"number,omitempty"`
 	Question     string        `json:"question,omitempty"`
+	URL          string        `json:"url,omitempty"`
 }
 
 type sessionView struct {
@@ -75,7 +78,8 @@ func (g *gateway) view(r *http.Request, state *events.State) (*loginView, error)
 	}
 	if c := state.Challenge(); c != nil {
 		v.Challenge = &challengeView{Round: c.Round, Factor: c.Factor, Hint: c.Hint, Expires: c.Expires.UTC(),
-			ResendAt: c.ResendAt.UTC(), AttemptsLeft: g.attemptsLeft(c), Question: c.Question}
+			ResendAt: c.ResendAt.UTC(), AttemptsLeft: g.attemptsLeft(c), Number: g.numberToShow(state.Login, c), Question: c.Question,
+			URL: g.approveURL(r, state.Login, c)}
 		v.Choices = c.Choices
 	}
 	if v.Status != events.StatusGranted {
@@ -93,6 +97,27 @@ func (g *gateway) view(r *http.Request, state *events.State) (*loginView, error)
 
 // attemptsLeft knows the setting, which the events do not tell before the first answer.
 func (g *gateway) attemptsLeft(c *events.Challenge) int { return min(c.AttemptsLeft, g.cfg.Attempts) }
+
+// numberToShow is what to type on the phone, empty where the phone does not ask for it, or takes no more answers.
+func (g *gateway) numberToShow(login events.Login, c *events.Challenge) string {
+	if c.Factor != events.Push || !c.Number || c.Rejected == events.RejectedExhausted {
+		return ""
+	}
+	return g.keys.number(login)
+}
+
+// approveURL is where a provider hosts the approval, which leads back to this gateway, as only the gateway knows how the
+// browser reaches it. Empty if the phone is asked.
+func (g *gateway) approveURL(r *http.Request, login events.Login, c *events.Challenge) string {
+	target, err := url.Parse(c.URL)
+	if c.URL == "" || err != nil || target.Scheme != "https" && target.Scheme != "http" {
+		return ""
+	}
+	query := target.Query()
+	query.Set("return", g.border.own(r)+"/login/"+login.ID+"/return")
+	target.RawQuery = query.Encode()
+	return target.String()
+}
 
 // grantWindow is how long after the grant the session's token is given out, if it has not been used before. Then the
 // secret of the login is worth nothing any more.

@@ -100,7 +100,7 @@ func readOperation(doc, item, op document.Node) (o operation, err error) {
 		for name := range choice.Each() {
 			none = false
 			scheme := doc.Get("components", "securitySchemes", name)
-			secret := "bearer token: " + scheme.Get("description").Text()
+			secret := strings.ToLower(scheme.Get("scheme").Text()) + " token: " + scheme.Get("description").Text()
 			if cookie := scheme.Get("name").Text(); cookie != "" {
 				secret = "cookie `" + cookie + "`: " + scheme.Get("description").Text()
 			}

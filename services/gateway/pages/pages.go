@@ -10,6 +10,7 @@
 package pages
 
 import (
+	"html/template"
 	"slices"
 	"time"
 )
@@ -26,7 +27,9 @@ type SignIn struct {
 	CSRF         string
 	ReturnTo     string
 	User         string // what the person typed before, so that a problem does not cost it
-	Passwordless bool   // the app also accepts a user name alone
+	Password     bool   // the app accepts a password
+	Passwordless bool   // the app accepts a user name alone
+	Phone        bool   // with Passwordless: the phone may be what follows
 	Problem      string // "", "denied", "limited", "bad_user", "bad_password" or "unavailable"
 	Collector    string // URL of the risk provider's script; the gateway must allow its origin in the policy
 }
@@ -52,7 +55,7 @@ type Login struct {
 	Deadline     time.Time
 	Challenge    *Challenge // with "challenge" only
 	Choices      []string   // factors that may be asked for, the present one included
-	Notice       string     // "", "wrong_code", "bad_code", "undelivered", "resent" or "too_soon"
+	Notice       string     // "", "wrong_code", "bad_code", "undelivered", "resent", "too_soon"; of a push "wrong_number", "exhausted", "declined" or "not_counted"
 	Now          time.Time  // the server's clock, so that countdowns survive a wrong clock in the browser
 }
 
@@ -64,7 +67,9 @@ type Challenge struct {
 	Expires      time.Time
 	ResendAt     time.Time // zero where sending again has no meaning
 	AttemptsLeft int
-	Number       string // push: the number to enter on the phone
+	Number       string // push: the number to enter on the phone; empty where the phone does not ask for it
+	URL          string // push: where a provider hosts the approval; empty where the phone is asked
+	Exhausted    bool   // push: it takes no more answers in this login
 	Question     string // token: the number to key into it
 }
 
@@ -77,6 +82,31 @@ type Home struct {
 	AuthTime     time.Time
 	Expires      time.Time
 	CSRF         string
+}
+
+// Devices is the list of a user's phones. Its forms post csrf to /devices (add), /devices/{ID} (csrf, name) and
+// /devices/{ID}/remove.
+type Devices struct {
+	User    string
+	App     string // that the session is for, to log in to again
+	Fresh   bool   // the session is young enough to change anything
+	Devices []Device
+	CSRF    string
+	Problem string // "", "bad_name" or "too_many"
+}
+
+// A Device is a phone that approves logins.
+type Device struct {
+	ID, Name       string
+	Enrolled, Seen time.Time
+}
+
+// Invitation is the link by which a phone becomes the user's.
+type Invitation struct {
+	URL     string
+	QR      template.URL // the same as a picture
+	Expires time.Time
+	Now     time.Time
 }
 
 // SignedOut confirms a log-out.
@@ -92,16 +122,24 @@ type Problem struct {
 	AppName       string
 }
 
-func (SignIn) template() string    { return "signin" }
-func (StepUp) template() string    { return "stepup" }
-func (Login) template() string     { return "login" }
-func (Home) template() string      { return "home" }
-func (SignedOut) template() string { return "signedout" }
-func (Problem) template() string   { return "problem" }
+func (SignIn) template() string     { return "signin" }
+func (StepUp) template() string     { return "stepup" }
+func (Login) template() string      { return "login" }
+func (Home) template() string       { return "home" }
+func (SignedOut) template() string  { return "signedout" }
+func (Devices) template() string    { return "devices" }
+func (Invitation) template() string { return "invitation" }
+func (Problem) template() string    { return "problem" }
 
 // Waiting reports whether the person has nothing to type here, so that the page may reload by itself.
 func (l Login) Waiting() bool {
-	return l.Status == "pending" || l.Status == "challenge" && l.Challenge.Factor == "push"
+	return l.Status == "pending" || l.Status == "challenge" && l.Challenge.Factor == "push" && !l.Over()
+}
+
+// Over reports whether the challenge takes no more answers, so that the person has to ask for another.
+func (l Login) Over() bool {
+	until := l.Until()
+	return l.Challenge.Exhausted || !until.IsZero() && !until.After(l.Now)
 }
 
 // Others returns the factors that the person may change to.
@@ -119,6 +157,10 @@ func (l Login) Until() time.Time {
 
 // Rejected reports whether the code just sent was not accepted.
 func (l Login) Rejected() bool { return l.Notice == "wrong_code" || l.Notice == "bad_code" }
+
+// AppName is empty: phones are the user's, not an app's.
+func (Devices) AppName() string    { return "" }
+func (Invitation) AppName() string { return "" }
 
 // Kind returns the status whose texts the catalogs hold: the same, or the most general of its class.
 func (p Problem) Kind() int {

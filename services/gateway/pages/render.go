@@ -53,7 +53,7 @@ func (p *Pages) parse(lang string, texts catalog) error {
 	if err != nil {
 		return fmt.Errorf("parse layout: %w", err)
 	}
-	for _, page := range []Page{SignIn{}, StepUp{}, Login{}, Home{}, SignedOut{}, Problem{}} {
+	for _, page := range []Page{SignIn{}, StepUp{}, Login{}, Home{}, Devices{}, Invitation{}, SignedOut{}, Problem{}} {
 		t, err := template.Must(layout.Clone()).ParseFS(templates, "templates/"+page.template()+".html")
 		if err != nil {
 			return fmt.Errorf("parse page %s: %w", page.template(), err)

@@ -19,10 +19,11 @@ var now = time.Date(2026, 3, 1, 9, 30, 0, 0, time.UTC)
 func everyPage(say func(string) string) map[string]Page {
 	all := make(map[string]Page)
 	for _, problem := range []string{"", "denied", "limited", "bad_user", "bad_password", "unavailable"} {
-		for _, passwordless := range []bool{false, true} {
-			all[fmt.Sprintf("signin %s %t", problem, passwordless)] = SignIn{
+		for _, methods := range []string{"password", "password none", "password phone", "phone"} {
+			all[fmt.Sprintf("signin %s %s", problem, methods)] = SignIn{
 				App: say("demo"), AppName: say("Demo"), CSRF: say("csrf"), ReturnTo: say("/back"), User: say("alice"),
-				Passwordless: passwordless, Problem: problem, Collector: "https://risk.example/collect.js",
+				Password: strings.Contains(methods, "password"), Passwordless: methods != "password", Phone: strings.Contains(methods, "phone"),
+				Problem: problem, Collector: "https://risk.example/collect.js",
 			}
 		}
 	}
@@ -44,6 +45,20 @@ func everyPage(say func(string) string) map[string]Page {
 			all[fmt.Sprintf("challenge %s %s", factor, notice)] = l
 		}
 	}
+	for name, change := range map[string]func(*Challenge){
+		"tap":      func(c *Challenge) { c.Number = "" },
+		"hosted":   func(c *Challenge) { c.Number, c.URL = "", "https://approve.example/?a=1" },
+		"too late": func(c *Challenge) { c.Expires = now },
+		"spent":    func(c *Challenge) { c.Number, c.Exhausted = "", true },
+	} {
+		for _, notice := range []string{"", "wrong_number", "declined", "not_counted", "exhausted"} {
+			l, challenge := login, challenges["push"]
+			challenge.Round, challenge.AttemptsLeft, challenge.Expires = 1, 4, now.Add(4*time.Minute)
+			change(&challenge)
+			l.Status, l.Notice, l.Challenge, l.Choices = "challenge", notice, &challenge, []string{"sms", "push"}
+			all["push "+name+" "+notice] = l
+		}
+	}
 	for _, status := range []string{"pending", "granted", "denied", "expired", "cancelled"} {
 		l := login
 		l.Status = status
@@ -58,6 +73,14 @@ func everyPage(say func(string) string) map[string]Page {
 		User: say("alice"), App: say("demo"), AppName: say("Demo"), ACR: say("two-factor"), CSRF: say("csrf"),
 		AMR: []string{"pwd", "sms", "otp", "push", "swk", "hwk", "mfa", say("later")}, AuthTime: now, Expires: now.Add(time.Hour),
 	}
+	for _, fresh := range []bool{false, true} {
+		for _, problem := range []string{"", "bad_name", "too_many"} {
+			all[fmt.Sprint("devices ", fresh, " ", problem)] = Devices{User: say("alice"), App: say("demo"), Fresh: fresh, CSRF: say("csrf"), Problem: problem,
+				Devices: []Device{{ID: say("d1"), Name: say("Pixel"), Enrolled: now, Seen: now}, {ID: say("d2"), Name: say("Galaxy"), Enrolled: now, Seen: now}}}
+		}
+	}
+	all["devices none"] = Devices{User: say("alice"), App: say("demo"), Fresh: true, CSRF: say("csrf")}
+	all["invitation"] = Invitation{URL: say("https://login.example/authenticator#code"), QR: "data:image/svg+xml;base64,PHN2Zy8+", Expires: now.Add(10 * time.Minute), Now: now}
 	all["stepup"] = StepUp{App: say("demo"), AppName: say("Demo"), CSRF: say("csrf"), ReturnTo: say("/back"), User: say("alice")}
 	all["signedout"] = SignedOut{App: say("demo"), AppName: say("Demo")}
 	for _, status := range []int{400, 403, 404, 409, 429, 500, 502, 503} {
@@ -92,7 +115,7 @@ type element struct {
 	attr map[string]string
 }
 
-var voidElement = regexp.MustCompile(`<(meta|link|input)\b([^>]*)>`)
+var voidElement = regexp.MustCompile(`<(meta|link|input|img)\b([^>]*)>`)
 
 // elements reads a page as strictly as XML, which the templates keep to apart from HTML's void elements.
 func elements(t *testing.T, page string) []element {
@@ -262,7 +285,7 @@ func TestDeniedSaysNoMore(t *testing.T) {
 func TestOnlyWaitingPagesReload(t *testing.T) {
 	p := newPages(t)
 	for name, page := range everyPage(plain) {
-		want := name == "pending" || strings.HasPrefix(name, "challenge push")
+		want := name == "pending" || strings.HasPrefix(name, "challenge push") || strings.HasPrefix(name, "push tap") || strings.HasPrefix(name, "push hosted")
 		if got := strings.Contains(render(t, p, "en", page), `<noscript><meta http-equiv="refresh"`); got != want {
 			t.Errorf("%s: reloads %t, want %t", name, got, want)
 		}

@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"net/http"
 	"path"
+	"slices"
+	"strings"
 	"time"
 )
 
@@ -46,6 +48,16 @@ func loadAssets() (map[string]asset, error) {
 		assets[f.Name()] = asset{content, contentType, base64.RawURLEncoding.EncodeToString(sum[:9])}
 	}
 	return assets, nil
+}
+
+// Version changes with the content of any asset.
+func (p *Pages) Version() string {
+	versions := make([]string, 0, len(p.assets))
+	for _, a := range p.assets {
+		versions = append(versions, a.version)
+	}
+	slices.Sort(versions)
+	return strings.Join(versions, " ")
 }
 
 func (p *Pages) assetURL(name string) (string, error) {

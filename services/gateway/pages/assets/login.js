@@ -76,6 +76,10 @@ function tick() {
     const clock = shown.countdown.format(new Date(time.dateTime));
     const minutes = Math.floor(left / 60);
     const seconds = String(left % 60).padStart(2, "0");
+    if (left === 0 && "again" in time.dataset) {
+      delete time.dataset.again; // once: the page that comes says what to do now
+      refresh().catch(() => {});
+    }
     time.textContent = left > 0 ? `${clock} (${minutes}:${seconds})` : time.dataset.over;
   }
   for (const button of document.querySelectorAll("[data-resend-at]")) {

@@ -1,0 +1,134 @@
+// What the app shows: functions from texts and data to elements. What the user does goes to the functions in `on`.
+
+import { el } from "./dom.js";
+
+const heading = (text) => el("h1", { tabindex: "-1" }, text);
+const notice = (kind, text) => el("p", { class: `notice ${kind}`, role: kind === "bad" ? "alert" : "status" }, text);
+const button = (kind, text, onclick, more) => el("button", { class: kind, type: "button", onclick, ...more }, text);
+const fact = (name, ...value) => value.some(Boolean) && el("div", {}, el("dt", {}, name), el("dd", {}, ...value));
+const seal = (kind, sign) => el("div", { class: `seal ${kind}`, "aria-hidden": "true" }, sign);
+const section = (id, title, ...content) => el("section", { "aria-labelledby": `${id}-title` }, el("h2", { id: `${id}-title` }, title), ...content);
+
+// form calls submit with the value of its one field.
+function form(id, label, input, text, submit) {
+  const field = el("input", { id, required: true, autocomplete: "off", ...input });
+  return el("form", { onsubmit: (event) => { event.preventDefault(); submit(field.value.trim()); } },
+    el("div", { class: "field" }, el("label", { for: id }, label), field),
+    el("button", { class: "primary" }, text));
+}
+
+export const unsupported = (t) => [seal("", "!"), heading(t("unsupported.title")), el("p", {}, t("unsupported.detail"))];
+
+export const welcome = (t, { problem }, on) => [
+  heading(t("welcome.title")),
+  problem && notice("bad", t(`welcome.${problem}`)),
+  el("p", {}, t("welcome.detail")),
+  form("link", t("welcome.link"), { type: "text", inputmode: "url", spellcheck: "false", autocapitalize: "none" }, t("welcome.submit"), on.link),
+];
+
+export const activate = (t, { name, previous, problem, busy }, on) => [
+  heading(t("activate.title")),
+  problem && notice("bad", t(`activate.${problem}`)),
+  previous && notice("warn", t("activate.previous", { user: previous })),
+  el("p", {}, t("activate.detail")),
+  form("name", t("activate.name"), { type: "text", maxlength: "64", value: name, disabled: busy }, t(busy ? "activate.busy" : "activate.submit"), on.activate),
+  previous && button("quiet", t("activate.cancel"), () => on.cancel()),
+];
+
+// home has slots that are filled as things change; see the functions below.
+export const home = (t, { device }) => [
+  heading(t("home.title")),
+  el("p", { class: "owner" }, t("home.owner", { user: device.user, name: device.name })),
+  ...["connection", "prompts", "notices", "notifications", "devices"].map((id) => el("div", { id })),
+];
+
+export const connection = (t, state) => [el("p", { class: `connection ${state}`, role: "status" }, t(`connection.${state}`))];
+
+export const prompts = (t, all, on) => [
+  all.length > 0
+    ? section("waiting", t("prompts.title"), el("ul", { class: "rows" }, all.map((prompt) =>
+        el("li", {}, button("secondary request", [el("strong", {}, prompt.app), el("span", {}, [t.place(prompt.place ?? ""), t.clock(prompt.asked)].filter(Boolean).join(" · "))], () => on.open(prompt))))))
+    : el("p", { class: "empty" }, t("prompts.none")),
+];
+
+export const notices = (t, all, on) => all.length > 0 && [
+  section("news", t("notices.title"), el("ul", { class: "rows" }, all.map((item) =>
+    el("li", {},
+      el("p", {}, el("strong", {}, t(`notice.${item.kind}`, { device: item.device ?? "", app: item.app ?? "" })), " ",
+        el("span", {}, [t.place(item.place ?? ""), item.browser, t.moment(item.at)].filter(Boolean).join(" · "))),
+      item.kind === "unknown_environment"
+        ? el("div", { class: "pair" },
+            button("secondary", t("notices.was_me"), () => on.notice(item, "seen")),
+            button("danger", t("notices.not_me"), () => on.notice(item, "not_me")))
+        : [el("p", {}, t("notices.phone")), button("secondary", t("notices.seen"), () => on.notice(item, "seen"))]))))
+];
+
+export const notifications = (t, state, on) => state && [
+  section("notify", t("notifications.title"),
+    ["on", "off", "trying"].includes(state) ? el("p", { role: "status" }, t(`notifications.${state}`)) : notice("warn", t(`notifications.${state}`)),
+    ["off", "failed"].includes(state) && button("secondary", t("notifications.turn_on"), on.notifications)),
+];
+
+export const devices = (t, all, on) => all.length > 0 && [
+  section("phones", t("devices.title"), el("ul", { class: "rows" }, all.map((item) => {
+    const row = el("li", {});
+    const draw = (...content) => { row.replaceChildren(...content); row.querySelector("input, button")?.focus(); };
+    const facts = () => el("p", {}, el("strong", {}, item.name), item.this && el("em", {}, t("devices.this")), " ",
+      el("span", {}, t("devices.seen", { time: t.moment(item.seen ?? item.enrolled) })));
+    const plain = () => [facts(), el("div", { class: "pair" },
+      button("quiet", t("devices.rename"), () => draw(
+        form(`name-${item.id}`, t("devices.name"), { type: "text", maxlength: "64", value: item.name }, t("devices.save"), (name) => on.rename(item, name)),
+        button("quiet", t("devices.keep"), () => draw(...plain()))), { "aria-label": `${t("devices.rename")}: ${item.name}` }),
+      button("quiet", t("devices.remove"), () => draw(
+        el("p", { role: "alert" }, t(item.this ? "devices.remove_this" : "devices.remove_other", { name: item.name })),
+        el("div", { class: "pair" },
+          button("secondary", t("devices.keep"), () => draw(...plain())),
+          button("danger", t("devices.remove"), () => on.remove(item)))), { "aria-label": `${t("devices.remove")}: ${item.name}` }))];
+    row.append(...plain());
+    return row;
+  }))),
+];
+
+// prompt asks for a decision. Approve takes the six digits that the login page shows, unless the app does without.
+export function prompt(t, { prompt, problem, left, busy, several }, on) {
+  const approve = el("button", { class: "primary", disabled: busy || prompt.number }, t("prompt.approve"));
+  const input = prompt.number && el("input", {
+    id: "number", class: "code", type: "text", inputmode: "numeric", autocomplete: "off", maxlength: "6", required: true, disabled: busy,
+    "aria-describedby": problem ? "problem detail" : "detail", "aria-invalid": problem === "wrong" && "true",
+    oninput: () => {
+      const digits = input.value.normalize("NFKC").replace(/\D/g, "").slice(0, 6); // people type full-width digits and paste spaces
+      if (digits !== input.value) input.value = digits;
+      approve.disabled = digits.length !== 6;
+    },
+    onpaste: (event) => { // maxlength would cut "123 456"
+      event.preventDefault();
+      input.value = event.clipboardData.getData("text");
+      input.dispatchEvent(new Event("input"));
+    },
+  });
+  return [
+    heading(t("prompt.title")),
+    problem && el("p", { class: "notice bad", id: "problem", role: "alert" }, t(`prompt.${problem}`, { left })),
+    el("dl", { class: "facts" },
+      fact(t("prompt.app"), prompt.app), fact(t("prompt.place"), t.place(prompt.place ?? "")), fact(t("prompt.browser"), prompt.browser),
+      fact(t("prompt.asked"), t.clock(prompt.asked)), fact(t("prompt.left"), el("span", { id: "left" }))),
+    el("form", { onsubmit: (event) => { event.preventDefault(); on.decide("approve", input ? input.value : ""); } },
+      el("p", { id: "detail" }, t(prompt.number ? "prompt.number_detail" : "prompt.tap_detail")),
+      input && el("div", { class: "field" }, el("label", { for: "number" }, t("prompt.number")), input),
+      approve),
+    button("secondary", t("prompt.deny"), () => on.decide("deny", ""), { disabled: busy }),
+    button("danger", t("prompt.not_me"), () => on.decide("not_me", ""), { disabled: busy }),
+    several && button("quiet", t("prompt.back"), on.back),
+  ];
+}
+
+export const result = (t, { kind }, on) => [
+  seal(kind === "approved" ? "good" : "", { approved: "✓", denied: "✕", not_me: "✕" }[kind] ?? "!"),
+  heading(t(`result.${kind}`)),
+  el("p", {}, t(`result.${kind}.detail`)),
+  button("primary", t("result.done"), on.done),
+];
+
+export const removed = (t, _, on) => [
+  seal("", "!"), heading(t("removed.title")), el("p", {}, t("removed.detail")), button("primary", t("removed.again"), on.again),
+];

@@ -1,0 +1,369 @@
+package authenticator
+
+import (
+	"encoding/json"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/chromedp/cdproto/browser"
+	"github.com/chromedp/chromedp"
+)
+
+// words are the texts of a language, by key.
+func words(t *testing.T, language string) func(key string, values ...string) string {
+	t.Helper()
+	data, err := files.ReadFile("app/" + language + ".json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var texts map[string]string
+	if err := json.Unmarshal(data, &texts); err != nil {
+		t.Fatal(err)
+	}
+	return func(key string, values ...string) string {
+		if texts[key] == "" {
+			t.Fatalf("%s has no %s", language, key)
+		}
+		return strings.NewReplacer(values...).Replace(texts[key])
+	}
+}
+
+// A phone is activated by its link, approves with the number, and is told what came of it; in both languages.
+func TestActivateAndApprove(t *testing.T) {
+	for _, language := range []string{"en", "ja"} {
+		t.Run(language, func(t *testing.T) {
+			f, w := newFar(t), words(t, language)
+			s := open(t, f, language, "/authenticator")
+			s.shows(w("welcome.title"))
+			s.picture("1-welcome")
+			s.do(chromedp.SendKeys("#link", "https://elsewhere.example/"), chromedp.Click("form .primary"))
+			s.shows(w("welcome.bad_link"))
+			s.do(chromedp.Navigate(f.URL+"/authenticator#"+goodCode), chromedp.WaitVisible("#name"))
+			if at := s.evaluate("location.href"); strings.Contains(at, goodCode) {
+				t.Errorf("the code stays in the address: %s", at)
+			}
+			s.evaluate(`document.getElementById("name").value = "Pixel 9"`)
+			s.picture("2-activate")
+			s.do(chromedp.Click("form .primary"))
+			s.shows(w("connection.live"), w("home.owner", "{user}", "alice", "{name}", "Pixel 9"), w("devices.this"), w("notifications.unsupported"))
+			s.picture("3-home")
+
+			f.ask(nil)
+			s.shows(w("prompt.title"), "Sekisho demo", "Firefox, Windows", map[string]string{"en": "Japan (192.0.2.7)", "ja": "日本 (192.0.2.7)"}[language], "1:5")
+			if s.evaluate(`document.querySelector("form .primary").disabled`) != "true" {
+				t.Error("approve is enabled without a number")
+			}
+			s.picture("4-prompt")
+			s.do(chromedp.SendKeys("#number", "11111"))
+			if s.evaluate(`document.querySelector("form .primary").disabled`) != "true" {
+				t.Error("approve is enabled with five digits")
+			}
+			s.do(chromedp.SendKeys("#number", "1"))
+			s.picture("5-number")
+			s.press(w("prompt.approve"))
+			s.shows(w("prompt.wrong", "{left}", "2"))
+			if focused := s.evaluate("document.activeElement.id"); focused != "number" {
+				t.Errorf("after a wrong number the focus is on %q", focused)
+			}
+			s.picture("6-wrong")
+			s.do(chromedp.SendKeys("#number", number))
+			s.press(w("prompt.approve"))
+			s.shows(w("result.approved"))
+			s.picture("7-approved")
+			s.press(w("result.done"))
+			s.shows(w("prompts.none"))
+			if got := f.decided(); !slices.Equal(got, []string{"approve 111111", "approve " + number}) {
+				t.Errorf("decisions %v", got)
+			}
+		})
+	}
+}
+
+func TestActivationThatIsUsed(t *testing.T) {
+	f, w := newFar(t), words(t, "en")
+	s := open(t, f, "en", "/authenticator#USEDUSEDUSEDUSEDUSEDUSED")
+	s.do(chromedp.WaitVisible("#name"))
+	s.evaluate(`document.getElementById("name").value = "Pixel"`)
+	s.do(chromedp.Click("form .primary"))
+	s.shows(w("welcome.used"))
+	s.picture("used")
+
+	// A pasted link does it too; full-width digits and the like are for the number, not here.
+	s.do(chromedp.SendKeys("#link", f.URL+"/authenticator#"+goodCode), chromedp.Click("form .primary"), chromedp.WaitVisible("#name"))
+	f.breakOff(true)
+	s.do(chromedp.Click("form .primary"))
+	s.shows(w("activate.unreachable"))
+	f.breakOff(false)
+	s.do(chromedp.Click("form .primary"))
+	s.shows(w("connection.live"))
+}
+
+// A second activation takes the place of the first, if the user wants that.
+func TestActivationOfAnActivePhone(t *testing.T) {
+	f, w := newFar(t), words(t, "ja")
+	s := activated(t, f, "ja")
+	again := func(code string) {
+		t.Helper()
+		s.do(chromedp.Navigate(f.URL+"/authenticator#"+code), chromedp.WaitVisible("#name"))
+		s.shows(w("activate.previous", "{user}", "alice"))
+		s.evaluate(`document.getElementById("name").value = "Pixel 10"`)
+	}
+	again(goodCode)
+	s.picture("previous")
+	s.press(w("activate.cancel"))
+	s.shows(w("connection.live"), w("home.owner", "{user}", "alice", "{name}", "Pixel"))
+	again("USEDUSEDUSEDUSEDUSEDUSED")
+	s.do(chromedp.Click("form .primary"))
+	s.shows(w("connection.live"), w("welcome.used"))
+	again(goodCode)
+	s.do(chromedp.Click("form .primary"))
+	s.shows(w("connection.live"), w("home.owner", "{user}", "alice", "{name}", "Pixel 10"))
+	s.do(chromedp.WaitNotPresent(`//strong[normalize-space()="Pixel"]`))
+}
+
+// The private key can be used, and never read.
+func TestKeyCanNotBeExported(t *testing.T) {
+	s := activated(t, newFar(t), "en")
+	value, err := chromedp.Run(s.ctx, chromedp.Evaluate[string](`import("/authenticator/device.js").then(async ({ recall }) => {
+		const { key } = await recall("device");
+		const taken = await Promise.allSettled(["jwk", "pkcs8", "raw"].map((format) => crypto.subtle.exportKey(format, key)));
+		return [key.type, key.extractable, key.usages, ...taken.map(({ status }) => status)].join(" ");
+	})`, chromedp.EvalAwaitPromise))
+	if err != nil || value != "private false sign rejected rejected rejected" {
+		t.Errorf("key: %s, %v", value, err)
+	}
+}
+
+func TestDecline(t *testing.T) {
+	for _, language := range []string{"en", "ja"} {
+		t.Run(language, func(t *testing.T) {
+			f, w := newFar(t), words(t, language)
+			s := activated(t, f, language)
+			f.ask(nil)
+			s.shows(w("prompt.title"))
+			s.press(w("prompt.deny"))
+			s.shows(w("result.denied"))
+			s.picture("denied")
+			s.press(w("result.done"))
+
+			f.ask(nil)
+			s.shows(w("prompt.title"))
+			s.press(w("prompt.not_me"))
+			s.shows(w("result.not_me"))
+			s.picture("not-me")
+			if got := f.decided(); !slices.Equal(got, []string{"deny", "not_me"}) {
+				t.Errorf("decisions %v", got)
+			}
+		})
+	}
+}
+
+// Where an app's policy lets a push be approved without its number.
+func TestTap(t *testing.T) {
+	f, w := newFar(t), words(t, "ja")
+	s := activated(t, f, "ja")
+	f.ask(func(p *prompt) { p.Number = false })
+	s.shows(w("prompt.tap_detail"))
+	s.picture("prompt")
+	s.press(w("prompt.approve"))
+	s.shows(w("result.approved"))
+}
+
+func TestThreeWrongNumbers(t *testing.T) {
+	f, w := newFar(t), words(t, "ja")
+	s := activated(t, f, "ja")
+	f.ask(nil)
+	for _, left := range []string{"2", "1"} {
+		s.do(chromedp.WaitVisible("#number"), chromedp.SendKeys("#number", "000000"))
+		s.press(w("prompt.approve"))
+		s.shows(w("prompt.wrong", "{left}", left))
+	}
+	s.do(chromedp.SendKeys("#number", "000000"))
+	s.press(w("prompt.approve"))
+	s.shows(w("result.exhausted"))
+	s.picture("exhausted")
+}
+
+// A prompt goes away when it runs out, and when it was answered elsewhere. Several wait in a list.
+func TestPromptsThatEnd(t *testing.T) {
+	f, w := newFar(t), words(t, "en")
+	s := activated(t, f, "en")
+	f.ask(func(p *prompt) { p.Expires = time.Now().Add(2 * time.Second) })
+	s.shows(w("prompt.title"))
+	s.shows(w("result.expired"))
+	s.picture("expired")
+	f.change(func() { f.prompts = nil })
+	s.press(w("result.done"))
+
+	f.ask(nil)
+	s.shows(w("prompt.title"))
+	f.change(func() { f.prompts = nil })
+	s.shows(w("result.over"))
+	s.picture("over")
+	f.ask(func(p *prompt) { p.Round, p.App = 2, "Payroll" })
+	f.ask(func(p *prompt) { p.Round = 3 })
+	s.press(w("result.done"))
+	s.shows(w("prompts.title"), "Payroll")
+	s.picture("list")
+	s.do(chromedp.Click(`//button[contains(., "Payroll")]`))
+	s.shows(w("prompt.title"))
+	s.press(w("prompt.back"))
+	s.shows(w("prompts.title"))
+}
+
+// Without a stream the app asks; without anything it says so, its shell works, and it comes back by itself.
+func TestOfflineAndBack(t *testing.T) {
+	for _, language := range []string{"en", "ja"} {
+		t.Run(language, func(t *testing.T) {
+			t.Parallel()
+			f, w := newFar(t), words(t, language)
+			s := activated(t, f, language)
+			s.workerReady()
+			f.breakOff(true)
+			s.shows(w("connection.offline"))
+			s.do(chromedp.Navigate(f.URL + "/authenticator"))
+			s.shows(w("connection.offline"), w("home.title"))
+			s.picture("offline")
+			f.change(func() { f.noStream = true })
+			f.breakOff(false)
+			s.shows(w("connection.polling"))
+			s.picture("polling")
+			f.ask(nil)
+			s.shows(w("prompt.title"))
+			s.do(chromedp.SendKeys("#number", number))
+			f.breakOff(true)
+			s.press(w("prompt.approve"))
+			s.shows(w("prompt.unreachable"))
+			s.picture("unreachable")
+			f.change(func() { f.noStream = false })
+			f.breakOff(false)
+			s.do(chromedp.SendKeys("#number", number))
+			s.press(w("prompt.approve"))
+			s.shows(w("result.approved"))
+			s.press(w("result.done"))
+			s.shows(w("connection.live"))
+		})
+	}
+}
+
+// A proxy that holds the stream back keeps nobody waiting.
+func TestStreamThatIsHeldBack(t *testing.T) {
+	t.Parallel()
+	f, w := newFar(t), words(t, "en")
+	f.mute = true
+	s := open(t, f, "en", "/authenticator#"+goodCode)
+	s.do(chromedp.WaitVisible("#name"))
+	s.evaluate(`document.getElementById("name").value = "Pixel"`)
+	s.do(chromedp.Click("form .primary"))
+	s.shows(w("connection.polling"))
+	f.ask(nil)
+	s.shows(w("prompt.title"))
+}
+
+func TestDevices(t *testing.T) {
+	for _, language := range []string{"en", "ja"} {
+		t.Run(language, func(t *testing.T) {
+			f, w := newFar(t), words(t, language)
+			f.phones = []phone{{ID: "dOld", Name: "Galaxy", Enrolled: time.Now(), Seen: time.Now()}}
+			s := activated(t, f, language)
+			s.shows("Galaxy")
+			s.do(chromedp.Click(`//li[contains(., "Galaxy")]//button[1]`), chromedp.WaitVisible("#name-dOld"))
+			s.evaluate(`document.getElementById("name-dOld").value = "Galaxy S30"`)
+			s.picture("rename")
+			s.press(w("devices.save"))
+			s.shows("Galaxy S30")
+			s.do(chromedp.Click(`//li[contains(., "Galaxy")]//button[2]`))
+			s.shows(w("devices.remove_other", "{name}", "Galaxy S30"))
+			s.picture("remove")
+			s.do(chromedp.Click(`//li[contains(., "Galaxy")]//button[contains(@class, "danger")]`), chromedp.WaitNotPresent(`//li[contains(., "Galaxy")]`))
+
+			// Removed elsewhere, while a prompt is open.
+			f.ask(nil)
+			s.shows(w("prompt.title"))
+			f.change(func() { f.remove("dPixel") })
+			s.shows(w("removed.title"))
+			s.picture("removed")
+			s.do(chromedp.Navigate(f.URL + "/authenticator"))
+			s.shows(w("welcome.title"))
+		})
+	}
+}
+
+func TestRemovesItself(t *testing.T) {
+	f, w := newFar(t), words(t, "en")
+	s := activated(t, f, "en")
+	s.do(chromedp.Click(`//li[contains(., "Pixel")]//button[2]`))
+	s.shows(w("devices.remove_this"))
+	s.do(chromedp.Click(`//li//button[contains(@class, "danger")]`))
+	s.shows(w("welcome.title"))
+	if len(f.phones) != 0 {
+		t.Errorf("the server still has %v", f.phones)
+	}
+}
+
+func TestNotices(t *testing.T) {
+	for _, language := range []string{"en", "ja"} {
+		t.Run(language, func(t *testing.T) {
+			f, w := newFar(t), words(t, language)
+			s := activated(t, f, language)
+			f.change(func() {
+				f.notices = []notice{
+					{ID: "n1", Kind: "unknown_environment", App: "Sekisho demo", Place: "BR (203.0.113.9)", Browser: "Chrome, Linux", At: time.Now()},
+					{ID: "n2", Kind: "device_enrolled", Device: "Galaxy", At: time.Now()},
+				}
+			})
+			s.shows(w("notice.unknown_environment", "{app}", "Sekisho demo"), w("notice.device_enrolled", "{device}", "Galaxy"))
+			s.picture("notices")
+			s.do(chromedp.Click(`//button[normalize-space()="` + w("notices.not_me") + `"]`))
+			s.shows(w("result.reported"))
+			s.picture("reported")
+			if got := f.decided(); !slices.Equal(got, []string{"notices/n1 not_me"}) {
+				t.Errorf("decisions %v", got)
+			}
+		})
+	}
+}
+
+// A server with a key for Web Push: a browser that may not notify, and one that reaches no push service.
+func TestNotificationsThatDoNotWork(t *testing.T) {
+	t.Parallel()
+	f, w := newFar(t), words(t, "ja")
+	f.vapid = vapidKey
+	s := activated(t, f, "ja")
+	s.shows(w("notifications.off"))
+	s.picture("off")
+	s.permit(browser.PermissionSettingGranted)
+	s.press(w("notifications.turn_on"))
+	s.shows(w("notifications.failed"))
+	s.picture("failed")
+	s.permit(browser.PermissionSettingDenied)
+	s.do(chromedp.Reload())
+	s.shows(w("notifications.denied"))
+	s.picture("denied")
+}
+
+// permit decides about notifications as the user would in the browser's own window.
+func (s *screen) permit(setting browser.PermissionSetting) {
+	s.t.Helper()
+	_, err := chromedp.Call(s.ctx, browser.SetPermission, browser.SetPermissionParams{
+		Permission: &browser.PermissionDescriptor{Name: "notifications"}, Setting: setting, Origin: s.far.URL,
+	})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+func TestLanguageIsKept(t *testing.T) {
+	f := newFar(t)
+	s := open(t, f, "en", "/authenticator")
+	s.shows(words(t, "en")("welcome.title"))
+	s.do(chromedp.Click("#language"))
+	s.shows(words(t, "ja")("welcome.title"))
+	s.do(chromedp.Reload())
+	s.shows(words(t, "ja")("welcome.title"))
+	if lang := s.evaluate("document.documentElement.lang"); lang != "ja" {
+		t.Errorf("the page says that it is in %q", lang)
+	}
+}
