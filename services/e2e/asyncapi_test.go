@@ -254,6 +254,13 @@ func TestAsyncAPI(t *testing.T) {
 		delivered = append(delivered, heard{msg.Subject, msg.Header, msg.Data})
 	})
 	must(t, err)
+	// What gateways ask of pushnotifier is in no stream.
+	_, err = s.dial(bus.UserSetup).Subscribe("device.>", func(msg *nats.Msg) {
+		mu.Lock()
+		defer mu.Unlock()
+		delivered = append(delivered, heard{msg.Subject, msg.Header, msg.Data})
+	})
+	must(t, err)
 	client, err := events.NewClient(ctx, nc, events.Options{Gateway: gateway, ResendAfter: time.Millisecond})
 	must(t, err)
 	t.Cleanup(client.Close)
@@ -341,6 +348,33 @@ func TestAsyncAPI(t *testing.T) {
 	_, err = operator.Request("redo.riskassessor.identified."+granted.Gateway+"."+granted.ID, nil, patience)
 	must(t, err)
 
+	// Two phones of one user: one hears of the other, gets another name, and approves.
+	s.addUser("phoned", "+819011110022")
+	var phones []*phone
+	for _, name := range []string{"one", "two"} {
+		p := newPhone(t, func(r events.DeviceRequest) (int, []byte) {
+			response, err := client.Device(ctx, r)
+			must(t, err)
+			return response.Status, response.Body
+		})
+		p.enroll(s.invite("phoned"), name)
+		phones = append(phones, p)
+	}
+	if status := phones[0].call(http.MethodPatch, "/v1/authenticator/devices/"+phones[0].id, map[string]string{"name": "first"}, nil); status != http.StatusOK {
+		t.Errorf("rename: %d", status)
+	}
+	byID, err := client.Request(ctx, events.Request{App: "demo", Method: events.None, User: "phoned", Environment: &events.Environment{IP: "192.0.2.1"},
+		Prompt: &events.Prompt{Number: "482913", Place: "Tokyo", Browser: "Firefox"}})
+	must(t, err)
+	until(byID, "challenged", challenged(1))
+	if status, result := phones[1].decide(phones[1].asked(byID.String()), "approve", "482913"); status != http.StatusOK || result != "approved" {
+		t.Errorf("approve: %d %s", status, result)
+	}
+	ended(byID, events.StatusGranted)
+	if status := phones[0].call(http.MethodDelete, "/v1/authenticator/devices/"+phones[1].id, nil, nil); status != http.StatusNoContent {
+		t.Errorf("remove: %d", status)
+	}
+
 	// The broker says when a deadline has come, about a second late.
 	js, err := jetstream.New(s.dial(bus.UserViewer))
 	must(t, err)
@@ -369,7 +403,7 @@ func TestAsyncAPI(t *testing.T) {
 		}
 	}
 	for _, c := range w.channels {
-		if !w.met[c.name] && c.name != "alert" { // no worker has a kind of alert yet
+		if !w.met[c.name] {
 			t.Errorf("nothing was on %s", c.name)
 		}
 	}
@@ -405,6 +439,9 @@ func TestAsyncAPITables(t *testing.T) {
 		n := doc.Get("x-permissions", user.Name)
 		sameSet(t, user.Name+" may publish", permitted(n), user.Publish)
 		sameSet(t, user.Name+" may subscribe to", heardBy(user.Name, n), user.Subscribe)
+		if responds := n.Get("responds").True(); responds != user.Responds {
+			t.Errorf("%s answers requests: %v in the document, %v in the code", user.Name, responds, user.Responds)
+		}
 		sameSet(t, user.Name+" does not hear", n.Get("except").Texts(), user.Unheard)
 	}
 	for _, stream := range bus.Streams(1) {

@@ -72,9 +72,9 @@ func TestBrowser(t *testing.T) {
 			if html := p.read(chromedp.OuterHTML("html")); !strings.Contains(html, `<html lang="`+c.language+`"`) {
 				t.Errorf("the page is not in %q", c.language)
 			}
-			p.do("a wrong password is denied", append(fill("not it"), chromedp.WaitVisible("a[href^='/login?']"))...)
+			p.do("a wrong password is denied", append(fill("not it"), chromedp.WaitVisible("main a[href^='/login?']"))...)
 			p.picture("2-denied")
-			p.do("try again", chromedp.Click("a[href^='/login?']"))
+			p.do("try again", chromedp.Click("main a[href^='/login?']"))
 			p.do("the right password leads to a code", append(fill(s.Password), chromedp.WaitVisible("#code"))...)
 			p.picture("3-challenge")
 			code := s.newestCode("09012341234")

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"path"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -15,8 +16,8 @@ import (
 	"testing"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
-	"github.com/rs/zerolog"
 
 	"github.com/sekisho/sekisho/services/internal/bus"
 )
@@ -24,10 +25,11 @@ import (
 // Nothing secret and nothing personal is in the logs, on the bus, in dead letters, in metrics or in the audit log, in any
 // of the encodings in which it might hide there.
 func TestCanaries(t *testing.T) {
-	s := start(t, cheap+"gateway: {proxies: [127.0.0.1/32]}\nlog: {level: debug}\nbreaker: {failures: 100}\n")
+	s := start(t, cheap+"gateway: {proxies: [127.0.0.1/32], place_header: X-Place}\nlog: {level: debug}\nbreaker: {failures: 100}\n")
 	const (
 		user, password, phone = "canary.kestrel", "Canary-Passw0rd-93b1", "+819055501234"
 		ip, agent             = "203.0.113.77", "CanaryBrowser/77.1"
+		place, phoneName      = "Kestrelton", "Canary's Pixel 9"
 		wrongPassword         = "Canary-Wrong-55aa"
 	)
 	if status := s.admin(http.MethodPost, "/users", map[string]any{"user": user, "password": password, "phone": phone, "primary": "password"}, nil); status != http.StatusCreated {
@@ -35,6 +37,7 @@ func TestCanaries(t *testing.T) {
 	}
 	s.risk(user, "REVIEW")
 	canaries := map[string]string{"user": user, "password": password, "phone": phone, "national phone": "09055501234", "IP": ip, "user agent": agent,
+		"place": place, "phone's name": phoneName,
 		"wrong password": wrongPassword, "admin token": s.adminToken, "demo password": s.Password}
 	for _, file := range []string{"setup.nk", "web.nk", "smsdispatcher.nk"} {
 		canaries[file] = s.secret(filepath.Join("credentials", file))
@@ -43,8 +46,15 @@ func TestCanaries(t *testing.T) {
 	must(t, err)
 	canaries["database password"], _ = at.User.Password()
 
-	// A road with everything in it: from behind a proxy, with a wrong password, faults of every provider, a wrong and a right code.
-	header := http.Header{"X-Forwarded-For": {ip}, "User-Agent": {agent}, "Content-Type": {"application/json"}}
+	setup := s.dial(bus.UserSetup)
+	heard, err := setup.SubscribeSync(">")
+	must(t, err)
+	must(t, setup.Flush())
+
+	// A road with everything in it: from behind a proxy, with a wrong password, faults of every provider, a wrong and a right
+	// code; then one with a phone, and a wrong and a right number.
+	header := http.Header{"X-Forwarded-For": {ip}, "X-Place": {place}, "Content-Type": {"application/json"},
+		"User-Agent": {"Mozilla/5.0 (Windows NT 10.0; Win64; x64; rv:142.0) Gecko/20100101 Firefox/142.0 " + agent}}
 	begin := func(password string) (l login) {
 		t.Helper()
 		body := fmt.Sprintf(`{"user":%q,"method":"password","password":%q,"app":"demo","tokens":true,"wait":"20s"}`, user, password)
@@ -77,6 +87,24 @@ func TestCanaries(t *testing.T) {
 	for _, m := range s.messages(phone) {
 		canaries["code "+m.Provider+fmt.Sprint(len(canaries))] = m.code(t)
 	}
+	activation, device := s.invite(user), s.phone()
+	device.enroll(activation, phoneName)
+	canaries["activation"] = activation
+	canaries["push endpoint"] = path.Base(device.subscribe(s, user, "webpush"))
+	for _, mode := range []string{"error", "reset", "garbage", "none"} {
+		s.fault("push", mode)
+		l = s.challenged(begin(password), "push")
+		canaries["number of push "+mode] = l.Challenge.Number
+	}
+	asked := device.asked(loginOf(l))
+	if asked.Place != place+" ("+ip+")" || asked.Browser == "" {
+		t.Fatalf("asked %+v", asked)
+	}
+	canaries["browser"] = asked.Browser
+	device.decide(asked, "approve", another(l.Challenge.Number))
+	device.decide(asked, "approve", l.Challenge.Number)
+	s.untilStatus(l, "granted")
+
 	s.call(http.MethodGet, s.HTTP+"/v1/session", now.SessionToken, nil, nil)
 	s.raw(http.MethodGet, s.HTTP+"/v1/session?user="+user, now.SessionToken+"x", nil)
 	s.raw(http.MethodGet, s.HTTP+"/v1/logins/"+url.PathEscape(user), "", nil)
@@ -84,12 +112,9 @@ func TestCanaries(t *testing.T) {
 	s.admin(http.MethodPost, "/users/"+user+"/lock", nil, nil)
 
 	// Dead letters: sealed fields that can not be opened, and an event that is not one.
-	nc, err := bus.Dial("nats://"+s.NATS, bus.UserSetup, []byte(canaries["setup.nk"]), zerolog.Nop())
-	must(t, err)
-	defer nc.Close()
-	must(t, nc.Publish("login.requested.example.0199a4c1-7d3e-7bbb-8a52-1f0e5d3c2b1a", []byte("{")))
-	must(t, nc.Flush())
-	js, err := jetstream.New(nc)
+	must(t, setup.Publish("login.requested.example.0199a4c1-7d3e-7bbb-8a52-1f0e5d3c2b1a", []byte("{")))
+	must(t, setup.Flush())
+	js, err := jetstream.New(setup)
 	must(t, err)
 	stream := func(name string) jetstream.Stream {
 		t.Helper()
@@ -108,11 +133,12 @@ func TestCanaries(t *testing.T) {
 	poll(t, "audited", func() bool {
 		var closed int
 		must(t, db.QueryRow(t.Context(), "SELECT count(*) FROM audit.logins WHERE outcome = 'granted'").Scan(&closed))
-		return closed > 0
+		return closed == 2
 	})
 
 	places := map[string][]byte{"log": []byte(s.log.String())}
 	_, places["metrics"] = s.raw(http.MethodGet, s.Ops+"/metrics", "", nil)
+	places["bus"] = dumpHeard(t, heard)
 	for _, name := range []string{"LOGIN", "TIMER", "ARCHIVE", "ACCOUNT", "SESSION", "KEYS", "DEAD", "REDO"} {
 		places["stream "+name] = dump(t, stream(name))
 	}
@@ -122,7 +148,7 @@ func TestCanaries(t *testing.T) {
 	if len(places["log"]) < 1000 || len(places["stream LOGIN"]) < 1000 || len(places["schema audit"]) < 1000 {
 		t.Fatal("there is too little to look at")
 	}
-	for _, where := range []string{"log", "stream LOGIN", "stream ARCHIVE", "schema audit"} {
+	for _, where := range []string{"log", "bus", "stream LOGIN", "stream ARCHIVE", "schema audit"} {
 		if hiding(l.ID).Find(places[where]) == nil {
 			t.Fatalf("the login itself is not found in %s", where)
 		}
@@ -194,6 +220,23 @@ func dump(t *testing.T, stream jetstream.Stream) []byte {
 		}
 	}
 	return b.Bytes()
+}
+
+// dumpHeard is everything that a subscription has heard so far: what no stream keeps too.
+func dumpHeard(t *testing.T, heard *nats.Subscription) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	for {
+		switch waiting, _, err := heard.Pending(); {
+		case err != nil:
+			t.Fatal(err)
+		case waiting == 0:
+			return b.Bytes()
+		}
+		msg, err := heard.NextMsgWithContext(t.Context())
+		must(t, err)
+		fmt.Fprintf(&b, "%s\n%v\n%s\n", msg.Subject, msg.Header, msg.Data)
+	}
 }
 
 // dumpSchema is everything in the tables of a schema.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -20,6 +21,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/sekisho/sekisho/events"
 	"github.com/sekisho/sekisho/services"
 )
 
@@ -33,7 +35,10 @@ const (
 // No login is lost, none is granted twice, and nobody gets two messages.
 func TestKillAnyWorker(t *testing.T) {
 	s := &system{t: t, dir: t.TempDir()}
-	s.run(cheap+"limits: {logins_per_source: 100000, sms_per_user: 1000, sms_per_number: 1000}\ndatabase: {connections: 2}\n", nil)
+	s.run(cheap+`gateway: {url: "https://login.example"}
+limits: {logins_per_source: 100000, sms_per_user: 1000, sms_per_number: 1000, device_per_source: 100000, push_per_source: 100000}
+database: {connections: 2}
+`, nil)
 	cluster := &cluster{t: t, system: s, binary: build(t), running: make(map[string][]*process)}
 	for _, worker := range services.All {
 		for range killInstances {
@@ -96,6 +101,7 @@ type cluster struct {
 	running map[string][]*process
 	logins  sync.Map // id of an accepted login: its user
 	tries   [killLogins]int
+	phones  [killLogins]*phone // of those who log in by ID only
 }
 
 type process struct {
@@ -128,13 +134,18 @@ func (c *cluster) start(worker string) {
 
 // killOne kills the oldest process of a worker with -9 and starts another.
 func (c *cluster) killOne(worker string) {
+	c.kill(worker)
+	c.start(worker)
+}
+
+// kill kills the oldest process of a worker with -9.
+func (c *cluster) kill(worker string) {
 	c.mu.Lock()
 	victim := c.running[worker][0]
 	c.running[worker] = c.running[worker][1:]
 	c.mu.Unlock()
 	_ = victim.Process.Kill()
 	<-victim.done
-	c.start(worker)
 }
 
 func (c *cluster) stop() {
@@ -188,6 +199,9 @@ func userPhone(n int) string { return fmt.Sprintf("+8190222%05d", n) }
 // doubted tells whether the risk provider asks for another factor.
 func doubted(n int) bool { return n%2 == 1 }
 
+// passwordless tells whether a user logs in by ID only, and approves on a phone.
+func passwordless(n int) bool { return n%4 == 2 }
+
 func (c *cluster) addUsers() {
 	c.t.Helper()
 	c.system.Ops = c.opsOf(c.running["console"][0])
@@ -196,7 +210,35 @@ func (c *cluster) addUsers() {
 		if doubted(n) {
 			c.system.risk(userName(n), "REVIEW")
 		}
+		if passwordless(n) {
+			c.phones[n] = newPhone(c.t, c.forward)
+			c.phones[n].enroll(c.system.invite(userName(n)), "phone")
+		}
 	}
+}
+
+// forward takes a phone's request to one of the gateways. That it died, or is not there, looks like an outage.
+func (c *cluster) forward(r events.DeviceRequest) (status int, answer []byte) {
+	status, answer, err := send(c.t.Context(), r.Method, c.someGateway()+r.Path, r.Proof, r.Body)
+	if err != nil {
+		return http.StatusServiceUnavailable, []byte("{}")
+	}
+	return status, answer
+}
+
+// approve has a user's phone approve a login. An answer that nobody acknowledged may have been heard, so that the next is late.
+func (c *cluster) approve(user int, l login) error {
+	about := c.phones[user].asked(loginOf(l))
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); {
+		switch status, result := c.phones[user].decide(about, "approve", l.Challenge.Number); {
+		case status == http.StatusServiceUnavailable:
+		case status == http.StatusConflict, status == http.StatusOK && result == "approved":
+			return nil
+		default:
+			return fmt.Errorf("the phone got %d %s", status, result)
+		}
+	}
+	return errors.New("the phone got no answer")
 }
 
 // opsOf waits for a process to say where its operations address is.
@@ -229,11 +271,8 @@ func (c *cluster) request(method, path, bearer string, body, dst any) (status in
 		return 0, err
 	}
 	for deadline := time.Now().Add(patience); time.Now().Before(deadline); {
-		c.mu.Lock()
-		gateway := c.running["gateway"][rand.IntN(len(c.running["gateway"]))]
-		c.mu.Unlock()
 		var answer []byte
-		status, answer, err = send(c.t.Context(), method, gateway.http+path, bearer, data)
+		status, answer, err = send(c.t.Context(), method, c.someGateway()+path, "Bearer "+bearer, data)
 		switch {
 		case err == nil && status/100 == 2:
 			return status, json.Unmarshal(answer, dst)
@@ -246,7 +285,13 @@ func (c *cluster) request(method, path, bearer string, body, dst any) (status in
 	return status, fmt.Errorf("no gateway answers: %w", err)
 }
 
-func send(ctx context.Context, method, address, bearer string, body []byte) (int, []byte, error) {
+func (c *cluster) someGateway() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.running["gateway"][rand.IntN(len(c.running["gateway"]))].http
+}
+
+func send(ctx context.Context, method, address, authorization string, body []byte) (int, []byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, method, address, bytes.NewReader(body))
@@ -254,9 +299,7 @@ func send(ctx context.Context, method, address, bearer string, body []byte) (int
 		return 0, nil, err
 	}
 	req.Header.Set("Content-Type", "application/json")
-	if bearer != "" {
-		req.Header.Set("Authorization", "Bearer "+bearer)
-	}
+	req.Header.Set("Authorization", authorization)
 	res, err := http.DefaultClient.Do(req)
 	if err != nil {
 		return 0, nil, err
@@ -272,6 +315,10 @@ func (c *cluster) logIn(user int) error {
 	for l.ID == "" {
 		c.tries[user]++ // a gateway that dies before it answers leaves a login that nobody was told of
 		body := map[string]any{"user": userName(user), "method": "password", "password": userPassword, "app": "demo", "tokens": true, "wait": "20s"}
+		if passwordless(user) {
+			body["method"] = "none"
+			delete(body, "password")
+		}
 		if status, err := c.request(http.MethodPost, "/v1/logins", "", body, &l); err == nil && status != http.StatusCreated {
 			return fmt.Errorf("start: %d", status)
 		}
@@ -279,14 +326,21 @@ func (c *cluster) logIn(user int) error {
 	c.logins.Store(l.ID, user)
 	// A login that nobody was told of may have sent a code too, and no message says which login it is for: the newest code
 	// is typed first, as the phone's owner would, and another one when it was wrong.
-	tried, said := make(map[string]bool), []int(nil)
+	tried, said, approved := make(map[string]bool), []int(nil), false
 	token := l.LoginToken
 	for deadline := time.Now().Add(4 * time.Minute); l.Status != "granted"; {
 		if time.Now().After(deadline) {
 			return fmt.Errorf("%s is still %s %+v, its answers got %d", l.ID, l.Status, l.Challenge, said)
 		}
 		path, method, body := fmt.Sprintf("/v1/logins/%s?after=%d&wait=5s", l.ID, l.Version), http.MethodGet, any(nil)
-		if l.Status == "challenge" && l.Challenge.AttemptsLeft <= 5-len(tried) {
+		if l.Status == "challenge" && passwordless(user) {
+			if !approved {
+				if err := c.approve(user, l); err != nil {
+					return fmt.Errorf("%s: %w", l.ID, err)
+				}
+				approved = true
+			}
+		} else if l.Status == "challenge" && l.Challenge.AttemptsLeft <= 5-len(tried) {
 			sent := c.system.messages(userPhone(user))
 			if len(sent) == 0 {
 				return fmt.Errorf("%s is challenged and nothing was sent", l.ID)

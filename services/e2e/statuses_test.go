@@ -19,17 +19,21 @@ import (
 
 	"github.com/sekisho/sekisho/services"
 	"github.com/sekisho/sekisho/services/internal/bus"
+	"github.com/sekisho/sekisho/services/internal/config"
 )
 
 // Every answer that schemas/openapi.yaml describes is given by the program. The transport of the requests holds each
 // against the document.
 func TestOpenAPIStatuses(t *testing.T) {
-	const perSource = 20 // logins from one address; the others below are fewer
-	s := start(t, cheap+fmt.Sprintf("gateway: {proxies: [127.0.0.1/32]}\nlimits: {logins_per_source: %d}\n", perSource))
+	const perSource = 20        // logins from one address; the others below are fewer
+	const devicePerSource = 150 // requests about phones, the same
+	s := start(t, cheap+fmt.Sprintf("gateway: {proxies: [127.0.0.1/32], streams_per_device: 1}\nlimits: {logins_per_source: %d, device_per_source: %d}\n",
+		perSource, devicePerSource))
 	meetLogins(s, perSource)
 	meetSessions(s)
 	meetPages(s)
 	meetUsers(s)
+	meetPhones(s, devicePerSource)
 	meetOperations(s)
 	meetSimulators(s)
 
@@ -182,7 +186,7 @@ func meetPages(s *system) {
 	s.expect(http.StatusNotFound, http.MethodGet, s.HTTP+"/login?app=nothing")
 	s.expect(http.StatusOK, http.MethodGet, s.HTTP+"/", withCookie("__Host-sekisho", l.SessionToken))
 	s.expect(http.StatusSeeOther, http.MethodGet, s.HTTP+"/", withCookie("__Host-sekisho", "nobody's"))
-	for _, file := range []string{"/docs", "/docs/openapi.yaml", "/docs/requested.schema.json", "/docs/schemas/requested.schema.json"} {
+	for _, file := range []string{"/authenticator", "/docs", "/docs/openapi.yaml", "/docs/requested.schema.json", "/docs/schemas/requested.schema.json"} {
 		res, err := s.client.Get(s.HTTP + file)
 		must(s.t, err)
 		res.Body.Close()
@@ -211,6 +215,13 @@ func meetUsers(s *system) {
 	s.expect(http.StatusNoContent, http.MethodDelete, one+"/sessions/web."+l.ID, admin)
 	s.expect(http.StatusOK, http.MethodGet, one+"/authenticators", admin)
 	s.expect(http.StatusNoContent, http.MethodDelete, one+"/authenticators/sms", admin)
+	const linked = `{"kind": "mamoru", "account": "met@example.com"}`
+	s.expect(http.StatusCreated, http.MethodPost, one+"/activations", admin)
+	for range config.Default().Push.Devices {
+		s.expect(http.StatusCreated, http.MethodPost, one+"/authenticators", admin, withBody(linked))
+	}
+	s.expect(http.StatusConflict, http.MethodPost, one+"/activations", admin)
+	s.expectBadBodies(http.MethodPost, one+"/authenticators", admin)
 	s.expect(http.StatusOK, http.MethodPost, one+"/lock", admin)
 	s.expect(http.StatusOK, http.MethodPost, one+"/unlock", admin)
 	s.expect(http.StatusOK, http.MethodGet, one, admin)
@@ -232,6 +243,7 @@ func adminCalls(all, one string) []call {
 		{http.MethodGet, one, ""}, {http.MethodPatch, one, `{}`}, {http.MethodDelete, one, ""},
 		{http.MethodPost, one + "/lock", ""}, {http.MethodPost, one + "/unlock", ""},
 		{http.MethodGet, one + "/authenticators", ""}, {http.MethodDelete, one + "/authenticators/sms", ""},
+		{http.MethodPost, one + "/authenticators", `{"kind": "mamoru", "account": "late"}`}, {http.MethodPost, one + "/activations", ""},
 		{http.MethodGet, one + "/sessions", ""}, {http.MethodDelete, one + "/sessions/web.0199a4c1-7d3e-7bbb-8a52-1f0e5d3c2b1a", ""},
 	}
 }
@@ -247,7 +259,13 @@ func meetSimulators(s *system) {
 	s.t.Helper()
 	s.expect(http.StatusOK, http.MethodGet, s.Sim+"/sim/sms/messages?to=09012341234&since=2026-01-01T00:00:00Z")
 	s.expect(http.StatusUnprocessableEntity, http.MethodGet, s.Sim+"/sim/sms/messages?to=me")
-	s.expect(http.StatusOK, http.MethodGet, s.Sim+"/sim/push/messages")
+	s.expect(http.StatusOK, http.MethodGet, s.Sim+"/sim/push/messages?user=bob")
+	apps := s.Sim + "/sim/push/subscriptions"
+	var app struct{ ID string }
+	must(s.t, json.Unmarshal(s.expect(http.StatusCreated, http.MethodPost, apps, withBody(`{"user": "bob"}`)), &app))
+	s.expectBadBodies(http.MethodPost, apps)
+	s.expect(http.StatusNoContent, http.MethodDelete, apps+"/"+app.ID)
+	s.expect(http.StatusNotFound, http.MethodDelete, apps+"/nobody")
 	s.expect(http.StatusOK, http.MethodGet, s.Sim+"/sim/calls?provider=risk")
 	s.expect(http.StatusUnprocessableEntity, http.MethodGet, s.Sim+"/sim/calls?provider=nobody")
 	s.expect(http.StatusNoContent, http.MethodPut, s.Sim+"/sim/faults/vacman", withBody(`{"mode": "slow", "rate": 0.5, "delay": "2s"}`))
@@ -291,6 +309,13 @@ func meetOutage(s *system) {
 	away(http.MethodDelete, s.HTTP+"/v1/session", session)
 	away(http.MethodGet, s.HTTP+"/auth/check?app=demo", session)
 	away(http.MethodGet, s.HTTP+"/", withCookie("__Host-sekisho", used.SessionToken))
+	away(http.MethodGet, s.HTTP+"/devices", withCookie("__Host-sekisho", used.SessionToken))
+	for _, call := range phoneCalls(s.HTTP) {
+		away(call.method, call.address, withBody(call.body), withHeader("Authorization", "Device a.b.c"))
+	}
+	for _, call := range ownPhoneCalls(s.HTTP) {
+		away(call.method, call.address, withBody(call.body), session)
+	}
 	for _, call := range adminCalls(s.Ops+"/admin/v1/users", s.Ops+"/admin/v1/users/alice") {
 		away(call.method, call.address, admin, withBody(call.body))
 	}

@@ -122,6 +122,7 @@ type login struct {
 		Expires      time.Time `json:"expires"`
 		ResendAt     time.Time `json:"resend_at"`
 		AttemptsLeft int       `json:"attempts_left"`
+		Number       string    `json:"number"` // for the phone
 	} `json:"challenge"`
 	Session *struct {
 		User string   `json:"user"`
