@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -27,7 +28,7 @@ func TestMain(m *testing.M) {
 func TestReport(t *testing.T) {
 	profiles := t.TempDir()
 	report, err := measure(t.Context(), options{binary: systemtest.Build(t), inFlight: 10, light: 0.3, phase: 500 * time.Millisecond,
-		users: 40, parked: 20, after: 200, profiles: profiles, only: regexp.MustCompile("OK bus|SMS http")})
+		users: 40, parked: 20, after: 200, profiles: profiles, only: regexp.MustCompile("OK bus|SMS http|push")})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -43,10 +44,10 @@ func TestReport(t *testing.T) {
 			t.Errorf("%s: ratio %v", l.Road, l.Ratio)
 		}
 	}
-	want := []string{"password/OK bus in process", "password/REVIEW/SMS http in process",
-		"password/OK bus in process", "password/REVIEW/SMS http in process", "password/OK bus simulated"}
-	if strings.Join(lines, "\n") != strings.Join(want, "\n") || report.Lines[2].Before < 200 {
-		t.Errorf("lines %q, again after %d", lines, report.Lines[2].Before)
+	once := []string{"password/OK bus in process", "ID/push bus in process", "password/REVIEW/SMS http in process", "ID/push http in process"}
+	want := slices.Concat(once, once, []string{"password/OK bus simulated"})
+	if strings.Join(lines, "\n") != strings.Join(want, "\n") || report.Lines[len(once)].Before < 200 {
+		t.Errorf("lines %q, again after %d", lines, report.Lines[len(once)].Before)
 	}
 	var text strings.Builder
 	if err := report.print(&text); err != nil {
@@ -55,7 +56,7 @@ func TestReport(t *testing.T) {
 	if n := len(regexp.MustCompile(`(?m)ratio \d+\.\d\d$`).FindAllString(text.String(), -1)); n != len(want) {
 		t.Errorf("%d lines end in a ratio:\n%s", n, text.String())
 	}
-	if written, err := filepath.Glob(filepath.Join(profiles, "*.pb.gz")); err != nil || len(written) != 12 {
+	if written, err := filepath.Glob(filepath.Join(profiles, "*.pb.gz")); err != nil || len(written) != 20 {
 		t.Errorf("profiles %q, %v", written, err)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -25,23 +26,28 @@ type kind struct {
 	name     string
 	settings string
 	simulate bool
-	drives   []string // ways in
+	drives   []string     // ways in
+	roads    []roads.Road // that are measured
 }
 
-// common are the settings that every site has: the lowest cost of a hash, and no limit on how often a user comes.
+// common are the settings that every site has: the lowest cost of a hash, and no limit on how often a user comes. This program
+// says where its users are, as a proxy does.
 const common = `password: {memory: 64, time: 1}
-limits: {logins_per_source: 1000000, sms_per_user: 1000000, sms_per_number: 1000000}
+limits: {logins_per_source: 1000000, device_per_source: 1000000, sms_per_user: 1000000, sms_per_number: 1000000,
+         push_per_user: 1000000, push_per_source: 1000000}
+gateway: {proxies: [127.0.0.1/32]}
 policy: %s
 debug: {profiles: true}
 `
 
 var kinds = []kind{
-	{name: "in process", settings: common + "risk: {static: OK}\nsms: {providers: [{kind: discard}]}\n", drives: []string{"bus", "http"}},
-	{name: "simulated", settings: common, simulate: true, drives: []string{"bus"}},
+	{name: "in process", settings: common + "risk: {static: OK}\nsms: {providers: [{kind: discard}]}\n", drives: []string{"bus", "http"},
+		roads: roads.All},
+	{name: "simulated", settings: common, simulate: true, drives: []string{"bus"}, roads: []roads.Road{roads.Password, roads.Code}},
 }
 
 // lead is how long a system is saturated before its measurement begins: connections, statements and users' counters are there then.
-const lead = time.Second
+const lead = 700 * time.Millisecond
 
 // quietWait bounds how long the workers may need for what a measurement has left behind.
 const quietWait = 2 * time.Minute
@@ -102,7 +108,7 @@ func (k kind) with(ctx context.Context, o options, do func(*site) error) (err er
 func (k kind) measure(ctx context.Context, o options, limits *pipelines) (lines []*Line, err error) {
 	var wanted []line
 	for _, drive := range k.drives {
-		for _, road := range []roads.Road{roads.Password, roads.Code} {
+		for _, road := range k.roads {
 			if o.only.MatchString(k.title(road, drive)) {
 				wanted = append(wanted, line{road, drive})
 			}
@@ -112,6 +118,14 @@ func (k kind) measure(ctx context.Context, o options, limits *pipelines) (lines 
 		return nil, nil
 	}
 	err = k.with(ctx, o, func(s *site) error {
+		if slices.ContainsFunc(wanted, func(l line) bool { return l.road == roads.Push }) {
+			if err := s.Enroll(ctx, s.users); err != nil {
+				return err
+			}
+		}
+		if err := s.greet(ctx); err != nil {
+			return err
+		}
 		for _, l := range wanted {
 			if limits.of[l.road.Name] == nil {
 				plan, err := s.plan(ctx, l.road)
@@ -134,6 +148,18 @@ func (k kind) measure(ctx context.Context, o options, limits *pipelines) (lines 
 		return err
 	})
 	return lines, err
+}
+
+// greet lets each user log in once by each way in: who comes from a browser or a network that is new is told so, which is rare.
+func (s *site) greet(ctx context.Context) error {
+	for _, drive := range s.drives {
+		r, err := load.Flood(ctx, s.inFlight, len(s.users), s.call(line{roads.Password, drive}))
+		if err != nil {
+			return err
+		}
+		s.done += r.Calls
+	}
+	return nil
 }
 
 // fill brings the system to a number of logins, by the shortest road.

@@ -62,45 +62,62 @@ func (c *crowd) come(ctx, visiting context.Context, rate float64) error {
 	}
 }
 
-// visit is one person: half have just a password, over the bus or over HTTP; a third need a code; the others err.
+// A visit is what a person comes for, and how that ends. It goes over the bus unless it is web's.
+type visit struct {
+	share  int // of a hundred
+	road   roads.Road
+	web    bool
+	manner roads.Manner
+	want   events.Outcome
+}
+
+// visits are by the honest; the careless are the rest.
+var visits = []visit{
+	{share: 18, road: roads.Password, want: events.Granted},
+	{share: 18, road: roads.Password, web: true, want: events.Granted},
+	{share: 12, road: roads.Code, want: events.Granted},
+	{share: 12, road: roads.Code, web: true, want: events.Granted},
+	{share: 8, road: roads.Push, want: events.Granted},
+	{share: 8, road: roads.Push, web: true, want: events.Granted},
+	{share: 6, road: roads.Code, manner: roads.Manner{Mistakes: 1}, want: events.Granted},
+	{share: 4, road: roads.Push, manner: roads.Manner{Mistakes: 1}, want: events.Granted},
+	{share: 2, road: roads.Push, manner: roads.Manner{Deny: true}, want: events.Denied},
+	{share: 2, road: roads.Code, manner: roads.Manner{Cancel: true}, want: events.CancelledBy},
+	{share: 2, road: roads.Push, manner: roads.Manner{Cancel: true}, want: events.CancelledBy},
+	{share: 2, road: roads.Code, manner: roads.Manner{Leave: left}, want: events.Expired},
+	{share: 2, road: roads.Push, manner: roads.Manner{Leave: left}, want: events.Expired},
+}
+
+// visit is one person.
 func (c *crowd) visit(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, endWait)
 	defer cancel()
-	user, began := c.users[rand.IntN(honest)], time.Now()
-	want, manner, road := events.Granted, roads.Manner{}, roads.Code
-	switch n := rand.IntN(100); {
-	case n < 25:
-		return c.timed(began, c.bus.Login(ctx, roads.Password, user))
-	case n < 50:
-		return c.timed(began, c.web.Login(ctx, roads.Password, user))
-	case n < 65:
-		return c.timed(began, c.bus.Login(ctx, roads.Code, user))
-	case n < 80:
-		return c.timed(began, c.web.Login(ctx, roads.Code, user))
-	case n < 88:
-		manner.Mistakes = 1
-	case n < 92:
-		manner.Cancel, want = true, events.CancelledBy
-	case n < 96:
-		manner.Leave, want = left, events.Expired
-	default:
-		user = c.users[honest+rand.IntN(careless)]
-		user.Password, road, want = "not the password", roads.Password, events.Denied
+	n := rand.IntN(100)
+	for _, v := range visits {
+		if n -= v.share; n < 0 {
+			return c.follow(ctx, v, c.users[rand.IntN(honest)])
+		}
 	}
-	login, outcome, err := c.bus.Behave(ctx, road, user, manner)
-	if err == nil && outcome != want {
-		err = fmt.Errorf("login %s is %s, want %s", login, outcome, want)
-	}
-	if err == nil {
-		c.watch.ended(0)
-	}
-	return err
+	user := c.users[honest+rand.IntN(careless)]
+	user.Password = "not the password"
+	return c.follow(ctx, visit{road: roads.Password, want: events.Denied}, user)
 }
 
-// timed counts a login that is to be granted. Only of these the time says something.
-func (c *crowd) timed(began time.Time, err error) error {
-	if err == nil {
-		c.watch.ended(time.Since(began))
+func (c *crowd) follow(ctx context.Context, v visit, user system.User) error {
+	began := time.Now()
+	if v.web {
+		if err := c.web.Login(ctx, v.road, user); err != nil {
+			return err
+		}
+	} else if login, outcome, err := c.bus.Behave(ctx, v.road, user, v.manner); err != nil {
+		return err
+	} else if outcome != v.want {
+		return fmt.Errorf("login %s down %s is %s, want %s", login, v.road.Name, outcome, v.want)
 	}
-	return err
+	took := time.Duration(0)
+	if v.want == events.Granted && v.manner == (roads.Manner{}) { // only of these the time says something
+		took = time.Since(began)
+	}
+	c.watch.ended(took)
+	return nil
 }

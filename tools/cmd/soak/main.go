@@ -54,10 +54,12 @@ func main() {
 }
 
 // settings are the product's defaults, but for the hash, whose honest cost would be all that one sees, and the limits on how often
-// the same few people come.
+// the same few people come. This program says where they come from, as a proxy does.
 const settings = `password: {memory: 64, time: 1}
 login: {denied_floor: 100ms}
-limits: {logins_per_source: 1000000, sms_per_user: 1000000, sms_per_number: 1000000}
+limits: {logins_per_source: 1000000, device_per_source: 1000000, sms_per_user: 1000000, sms_per_number: 1000000,
+         push_per_user: 1000000, push_per_source: 1000000}
+gateway: {proxies: [127.0.0.1/32]}
 policy: %s
 debug: {profiles: true}
 `
@@ -79,6 +81,9 @@ func soak(ctx context.Context, o options) (_ *watch, err error) {
 	defer func() { err = errors.Join(err, s.Stop()) }()
 	users, err := s.AddUsers(ctx, honest+careless)
 	if err != nil {
+		return nil, err
+	}
+	if err := s.Enroll(ctx, users[:honest]); err != nil {
 		return nil, err
 	}
 	bus, err := roads.DialBus(ctx, s)

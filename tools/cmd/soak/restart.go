@@ -9,7 +9,7 @@ import (
 )
 
 // workers have a process of their own beside the one that runs all, so that events are always on their way through both.
-var workers = []string{"identityverifier", "riskassessor", "sessionissuer", "smsdispatcher", "otpvalidator", "recorder"}
+var workers = []string{"identityverifier", "riskassessor", "sessionissuer", "smsdispatcher", "otpvalidator", "pushnotifier", "recorder"}
 
 // restartWorkers runs them until ctx ends, and now and then starts one again: by turns it may drain, or is killed.
 func restartWorkers(ctx context.Context, s *system.System, every time.Duration, w *watch) (err error) {

@@ -11,6 +11,7 @@ const rounds = 6; // challenges in one login
 const reread = 2_000; // ms after which a login that nothing was heard of is read from the stream
 const keyAge = 600_000; // ms after which a sealing key is read again; an old one stays good for much longer
 const subjectTaken = 10077; // JetStream: this subject has its one message already
+const otherEnding = [10071, 10164]; // JetStream: the login is closed, so that it can not lapse
 
 export class Gateway {
   #name;
@@ -66,8 +67,8 @@ export class Gateway {
   }
 
   // watch yields where a login stands each time that something happened to it, and ends with the login:
-  // {status: "pending"}, {status: "challenge", …}, or the data of `closed` with its outcome as status. The login may have
-  // been requested by another instance of the gateway.
+  // {status: "pending"}, {status: "challenge", …}, or the data of `closed` with its outcome as status. One that has lapsed ends
+  // as expired. The login may have been requested by another instance of the gateway.
   async *watch(id) {
     const login = this.#logins.get(id) ?? (await this.#join(id));
     try {
@@ -139,7 +140,7 @@ export class Gateway {
   async #read(id, seen) {
     for (let before = -1; seen.size > before; ) {
       before = seen.size;
-      const missing = ["closed"];
+      const missing = ["lapsed", "closed"];
       const next = Math.min(lastRound(seen) + 1, rounds);
       missing.push(`challenged.${next}`, `undelivered.${next}`);
       for (let n = 1; n <= attempts && next > 1; n++) missing.push(`rejected.${n}`);
@@ -172,6 +173,11 @@ export class Gateway {
       expirytime: login.deadline.toISOString(),
     });
     const { headers, payload } = encode(event, this.#mode);
+    if (step === "lapsed") {
+      // A login ends once: the broker takes this only while the login is not closed.
+      headers.set("Nats-Expected-Last-Subject-Sequence", "0");
+      headers.set("Nats-Expected-Last-Subject-Sequence-Subject", this.#subject(id, "closed"));
+    }
     for (let left = 3; ; left--) {
       try {
         await this.#js.publish(this.#subject(id, step, n), payload, { headers, timeout: 2_000 });
@@ -180,6 +186,7 @@ export class Gateway {
         if (err instanceof JetStreamApiError && err.code === subjectTaken) {
           return (await this.#stored(id, step, n))?.nonce === nonce;
         }
+        if (err instanceof JetStreamApiError && otherEnding.includes(err.code)) return false;
         if (err instanceof JetStreamApiError || left === 1) throw err;
       }
     }
@@ -213,6 +220,7 @@ function lastRound(seen) {
 function stateOf(seen) {
   const closed = seen.get("closed");
   if (closed) return { ...closed, status: closed.outcome };
+  if (seen.has("lapsed")) return { outcome: "expired", status: "expired" }; // `closed` may follow, and says the same
   for (let round = rounds; round > 0; round--) {
     const challenged = seen.get(`challenged.${round}`);
     if (!challenged) continue;

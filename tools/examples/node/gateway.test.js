@@ -56,6 +56,15 @@ test("a connection that is lost", async (t) => {
   await told;
 });
 
+test("a login that nobody answers", async (t) => {
+  const gateway = await Gateway.connect({ servers, name: "example", seed });
+  t.after(() => gateway.close());
+  const id = await gateway.request({ app: "demo", user: "alice", password, lasts: 1_000 });
+  const states = gateway.watch(id);
+  await until(states, (state) => state.status === "expired");
+  assert.ok((await states.next()).done);
+});
+
 test("a seed is good for its own gateway only", async () => {
   await assert.rejects(Gateway.connect({ servers, name: "web", seed }), /not that of gateway web/);
 });

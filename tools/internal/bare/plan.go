@@ -28,7 +28,7 @@ type Plan struct {
 type Stage struct {
 	Step   events.Step
 	N      int
-	Driver bool // a gateway published it, so the driver does; a worker otherwise
+	Driver bool // somebody outside has said it, so the driver does; a worker otherwise
 	Header nats.Header
 	Data   json.RawMessage
 }
@@ -82,7 +82,8 @@ func readStages(ctx context.Context, js jetstream.JetStream, login events.Login)
 				}
 			}
 			byGateway := strings.HasPrefix(header.Get("ce-source"), events.GatewayWorker+"/")
-			found = append(found, placed{Stage{step, n, byGateway, header, msg.Data}, msg.Sequence})
+			outside := byGateway || step == events.StepAnswered // also where a worker takes it from a phone
+			found = append(found, placed{Stage{step, n, outside, header, msg.Data}, msg.Sequence})
 		}
 	}
 	slices.SortFunc(found, func(a, b placed) int { return int(a.sequence) - int(b.sequence) })

@@ -4,16 +4,20 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
+	"sync"
 	"time"
 
 	"github.com/sekisho/sekisho/events"
+	"github.com/sekisho/sekisho/tools/internal/phone"
 	"github.com/sekisho/sekisho/tools/internal/system"
 )
 
-// Bus is a gateway on the bus.
+// Bus is a gateway on the bus. Each user has a browser that remembers who logged in with it.
 type Bus struct {
-	client *events.Client
-	codes  coder
+	client   *events.Client
+	codes    coder
+	browsers sync.Map // user name → opaque id of the user
 }
 
 // Gateway is the name of the outside gateway for which every system has a seed.
@@ -29,7 +33,7 @@ func DialBus(ctx context.Context, s *system.System) (*Bus, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Bus{client, codes}, nil
+	return &Bus{client: client, codes: codes}, nil
 }
 
 // Close disconnects.
@@ -52,14 +56,27 @@ func (b *Bus) Walk(ctx context.Context, road Road, user system.User) (events.Log
 
 // A Manner is how a user behaves who does not simply log in.
 type Manner struct {
-	Mistakes int           // wrong codes before the right one
-	Cancel   bool          // gives up when asked for a code
-	Leave    time.Duration // walks away when asked for a code, from a login that lasts so long; 0: stays
+	Mistakes int           // wrong codes or numbers before the right one
+	Deny     bool          // says no on the phone
+	Cancel   bool          // gives up when challenged
+	Leave    time.Duration // walks away when challenged, from a login that lasts so long; 0: stays
 }
 
 // Behave takes a user down a road in some manner, and says how the login ended.
 func (b *Bus) Behave(ctx context.Context, road Road, user system.User, m Manner) (events.Login, events.Outcome, error) {
-	request := events.Request{App: road.App, Method: events.Password, User: user.Name, Password: user.Password, Locale: "en"}
+	request := events.Request{App: road.App, Method: road.Method, User: user.Name, Locale: "en",
+		Environment: &events.Environment{IP: user.Address}}
+	if id, known := b.browsers.Load(user.Name); known {
+		request.Device, request.DeviceUsers = "browser of "+user.Name, []string{id.(string)}
+	}
+	number := ""
+	switch road.Method {
+	case events.Password:
+		request.Password = user.Password
+	case events.None:
+		number = fmt.Sprintf("%06d", rand.IntN(1_000_000))
+		request.Prefer, request.Prompt = events.Push, &events.Prompt{Number: number, Place: "Edo", Browser: "Firefox, Linux"}
+	}
 	if m.Leave > 0 {
 		request.Deadline = time.Now().Add(m.Leave)
 	}
@@ -74,31 +91,36 @@ func (b *Bus) Behave(ctx context.Context, road Road, user system.User, m Manner)
 			return login, "", err
 		}
 		if state.Ended() {
-			return login, state.Closed.Outcome, nil
+			if state.Status() == events.StatusGranted {
+				b.browsers.Store(user.Name, state.Closed.User)
+			}
+			return login, events.Outcome(state.Status()), nil
 		}
 		c := state.Challenge()
-		if c == nil || m.Leave > 0 || answered == (question{c.Round, c.AttemptsLeft}) {
+		if c == nil || c.Rejected == events.RejectedDenied || m.Leave > 0 || answered == (question{c.Round, c.AttemptsLeft}) {
 			continue
 		}
 		answered = question{c.Round, c.AttemptsLeft}
-		if m.Cancel {
+		given := number
+		if c.Factor != events.Push {
+			given = b.codes.Code(login, c.Round)
+		}
+		if events.Attempts-c.AttemptsLeft < m.Mistakes {
+			given = mistyped(given)
+		}
+		switch {
+		case m.Cancel:
 			err = b.client.Cancel(ctx, login)
-		} else {
-			code := b.codes.Code(login, c.Round)
-			if events.Attempts-c.AttemptsLeft < m.Mistakes {
-				code = mistyped(code)
-			}
-			_, err = b.client.Answer(ctx, login, code)
+		case c.Factor != events.Push:
+			_, err = b.client.Answer(ctx, login, given)
+		case m.Deny:
+			err = user.Authenticator.Decide(ctx, b.client.Device, login, c.Round, phone.Deny, "")
+		default:
+			err = user.Authenticator.Decide(ctx, b.client.Device, login, c.Round, phone.Approve, given)
 		}
 		if err != nil && !errors.Is(err, events.ErrEnded) {
 			return login, "", err
 		}
 	}
 	return login, "", fmt.Errorf("login %s: %w", login, ctx.Err())
-}
-
-// mistyped is a code with another last digit.
-func mistyped(code string) string {
-	last := code[len(code)-1]
-	return code[:len(code)-1] + string('0'+(last-'0'+1)%10)
 }

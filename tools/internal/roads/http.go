@@ -7,19 +7,23 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"sync"
 
 	"github.com/sekisho/sekisho/events"
+	"github.com/sekisho/sekisho/tools/internal/phone"
 	"github.com/sekisho/sekisho/tools/internal/system"
 )
 
 // webGateway is the name of the system's own gateway.
 const webGateway = "web"
 
-// HTTP is a client of the login API, without cookies.
+// HTTP is what a page of an app does with the login API. Each user has a browser that remembers who logged in with it.
 type HTTP struct {
-	base   string
-	codes  coder
-	client *http.Client
+	base     string
+	codes    coder
+	client   *http.Client
+	line     phone.Line
+	browsers sync.Map // user name → value of the device cookie
 }
 
 // NewHTTP makes a client that keeps as many connections as are in use at once.
@@ -28,7 +32,8 @@ func NewHTTP(s *system.System, inFlight int) (*HTTP, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &HTTP{s.HTTP, codes, &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: inFlight}}}, nil
+	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: inFlight}}
+	return &HTTP{base: s.HTTP, codes: codes, client: client, line: phone.HTTP(client, s.HTTP)}, nil
 }
 
 // Close closes the connections that are idle.
@@ -40,10 +45,10 @@ type answer struct {
 	Version   int    `json:"version"`
 	Status    string `json:"status"`
 	Challenge *struct {
-		Round int `json:"round"`
+		Round  int           `json:"round"`
+		Factor events.Factor `json:"factor"`
+		Number string        `json:"number"`
 	} `json:"challenge"`
-	LoginToken   string `json:"login_token"`
-	SessionToken string `json:"session_token"`
 }
 
 // longest is the most that the API waits for a login to move.
@@ -57,22 +62,34 @@ func (h *HTTP) Login(ctx context.Context, road Road, user system.User) error {
 
 // Session is Login, and gives the session's token.
 func (h *HTTP) Session(ctx context.Context, road Road, user system.User) (token string, err error) {
-	now, err := h.call(ctx, http.MethodPost, "/v1/logins", "", map[string]any{
-		"user": user.Name, "method": "password", "password": user.Password, "app": road.App, "tokens": true, "wait": longest})
+	v := &visit{HTTP: h, user: user, cookies: make(map[string]string)}
+	if device, known := h.browsers.Load(user.Name); known {
+		v.cookies[deviceCookie] = device.(string)
+	}
+	request := map[string]any{"user": user.Name, "method": road.Method, "app": road.App, "wait": longest}
+	if road.Method == events.Password {
+		request["password"] = user.Password
+	}
+	now, err := v.call(ctx, http.MethodPost, "/v1/logins", request)
 	if err != nil {
 		return "", err
 	}
-	path, secret, answered := "/v1/logins/"+now.ID, now.LoginToken, 0
+	path, answered := "/v1/logins/"+now.ID, 0
 	for {
 		switch {
-		case now.Status == "granted" && now.SessionToken != "":
-			return now.SessionToken, nil
+		case now.Status == "granted" && v.cookies[sessionCookie] != "":
+			h.browsers.Store(user.Name, v.cookies[deviceCookie])
+			return v.cookies[sessionCookie], nil
 		case now.Status == "challenge" && now.Challenge.Round > answered:
 			answered = now.Challenge.Round
-			code := h.codes.Code(events.Login{Gateway: webGateway, ID: now.ID}, answered)
-			now, err = h.call(ctx, http.MethodPost, path+"/answers", secret, map[string]any{"code": code, "wait": longest})
+			login := events.Login{Gateway: webGateway, ID: now.ID}
+			if now.Challenge.Factor == events.Push {
+				err = user.Authenticator.Decide(ctx, h.line, login, answered, phone.Approve, now.Challenge.Number)
+				break
+			}
+			now, err = v.call(ctx, http.MethodPost, path+"/answers", map[string]any{"code": h.codes.Code(login, answered), "wait": longest})
 		case now.Status == "challenge" || now.Status == "pending":
-			now, err = h.call(ctx, http.MethodGet, fmt.Sprintf("%s?after=%d&wait=%s", path, now.Version, longest), secret, nil)
+			now, err = v.call(ctx, http.MethodGet, fmt.Sprintf("%s?after=%d&wait=%s", path, now.Version, longest), nil)
 		default:
 			return "", fmt.Errorf("login %s: %s", now.ID, now.Status)
 		}
@@ -82,7 +99,21 @@ func (h *HTTP) Session(ctx context.Context, road Road, user system.User) (token 
 	}
 }
 
-func (h *HTTP) call(ctx context.Context, method, path, secret string, body map[string]any) (answer, error) {
+// Names of the gateway's cookies.
+const (
+	sessionCookie = "__Host-sekisho"
+	deviceCookie  = "__Host-sekisho_device"
+)
+
+// A visit is one login of a user, with the cookies of the user's browser.
+type visit struct {
+	*HTTP
+	user    system.User
+	cookies map[string]string
+}
+
+// call makes a request as the proxy hands it on that stands before the gateway, since the gateway limits what comes from one address.
+func (v *visit) call(ctx context.Context, method, path string, body map[string]any) (answer, error) {
 	var content io.Reader
 	if body != nil {
 		data, err := json.Marshal(body)
@@ -91,17 +122,19 @@ func (h *HTTP) call(ctx context.Context, method, path, secret string, body map[s
 		}
 		content = bytes.NewReader(data)
 	}
-	req, err := http.NewRequestWithContext(ctx, method, h.base+path, content)
+	req, err := http.NewRequestWithContext(ctx, method, v.base+path, content)
 	if err != nil {
 		return answer{}, err
 	}
 	if body != nil {
 		req.Header.Set("Content-Type", "application/json")
 	}
-	if secret != "" {
-		req.Header.Set("Authorization", "Bearer "+secret)
+	req.Header.Set("Sec-Fetch-Site", "same-origin")
+	req.Header.Set("X-Forwarded-For", v.user.Address)
+	for name, value := range v.cookies {
+		req.AddCookie(&http.Cookie{Name: name, Value: value})
 	}
-	res, err := h.client.Do(req)
+	res, err := v.client.Do(req)
 	if err != nil {
 		return answer{}, err
 	}
@@ -112,6 +145,9 @@ func (h *HTTP) call(ctx context.Context, method, path, secret string, body map[s
 	}
 	if res.StatusCode/100 != 2 {
 		return answer{}, fmt.Errorf("%s %s: %s: %.200s", method, path, res.Status, data)
+	}
+	for _, cookie := range res.Cookies() {
+		v.cookies[cookie.Name] = cookie.Value
 	}
 	var a answer
 	if err := json.Unmarshal(data, &a); err != nil {

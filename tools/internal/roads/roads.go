@@ -12,18 +12,23 @@ import (
 
 // A Road is one way through a login.
 type Road struct {
-	Name string
-	App  string // see [WritePolicy]
-	Last string // the durable consumer before which a login of this road waits longest
+	Name   string
+	App    string // see [WritePolicy]
+	Method events.Method
+	Last   string // the durable consumer before which a login of this road waits longest
 }
 
 // The roads.
 var (
-	Password = Road{"password/OK", "ok", "sessionissuer-assessed"}
-	Code     = Road{"password/REVIEW/SMS", "review", "otpvalidator-answered"}
+	Password = Road{"password/OK", "ok", events.Password, "sessionissuer-assessed"}
+	Code     = Road{"password/REVIEW/SMS", "review", events.Password, "otpvalidator-answered"}
+	Push     = Road{"ID/push", "push", events.None, "sessionissuer-verified"} // of users with a phone: [system.System.Enroll]
 )
 
-// policy has an app for each road, so that one static verdict serves both: they differ in how many factors it leads to.
+// All are the roads, the shortest first.
+var All = []Road{Password, Code, Push}
+
+// policy has an app for each road, so that one static verdict serves all: they differ in how many factors it leads to, and in which.
 const policy = `apps:
   ok:
     name: {en: Password alone, ja: パスワードのみ}
@@ -39,6 +44,15 @@ const policy = `apps:
     factors: [sms]
     on_ok: 2
     on_review: 2
+    on_ng: deny
+    on_unavailable: deny
+  push:
+    name: {en: Phone alone, ja: スマートフォンのみ}
+    methods: [none]
+    factors: [push]
+    passwordless_factors: [push]
+    on_ok: 1
+    on_review: 1
     on_ng: deny
     on_unavailable: deny
 `
@@ -61,4 +75,10 @@ type Driver interface {
 // coder derives the code of a round.
 type coder interface {
 	Code(login events.Login, round int) string
+}
+
+// mistyped is a code or a number with another last digit.
+func mistyped(code string) string {
+	last := code[len(code)-1]
+	return code[:len(code)-1] + string('0'+(last-'0'+1)%10)
 }

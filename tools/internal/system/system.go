@@ -19,7 +19,6 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
-	"golang.org/x/sync/errgroup"
 )
 
 const (
@@ -174,36 +173,6 @@ func (s *System) Dial(user string) (*nats.Conn, error) {
 		return nil, err
 	}
 	return nats.Connect(s.NATS, key, nats.Name("sekisho tools"), nats.CustomInboxPrefix("_INBOX_"+user))
-}
-
-// A User is an account with a password and a phone.
-type User struct{ Name, Password, Phone string }
-
-// AddUsers makes n accounts. Many, since those of one user wait for each other at its failure counter.
-func (s *System) AddUsers(ctx context.Context, n int) ([]User, error) {
-	users := make([]User, n)
-	group, ctx := errgroup.WithContext(ctx)
-	group.SetLimit(16)
-	for i := range users {
-		users[i] = User{fmt.Sprintf("user%05d", i), "a long enough password", fmt.Sprintf("+81901%07d", i)}
-		group.Go(func() error { return s.addUser(ctx, users[i]) })
-	}
-	return users, group.Wait()
-}
-
-func (s *System) addUser(ctx context.Context, u User) error {
-	body, err := json.Marshal(map[string]string{"user": u.Name, "password": u.Password, "phone": u.Phone, "primary": "password"})
-	if err != nil {
-		return err
-	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, s.Ops+"/admin/v1/users", bytes.NewReader(body))
-	if err != nil {
-		return err
-	}
-	req.Header.Set("Content-Type", "application/json")
-	req.Header.Set("Authorization", "Bearer "+s.adminToken)
-	_, err = s.do(req, http.StatusCreated)
-	return err
 }
 
 // SetRisk makes the risk simulator say a verdict of a user: OK, REVIEW or NG.

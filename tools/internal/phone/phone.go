@@ -1,0 +1,145 @@
+// Package phone is a simulated phone: it holds a key, and speaks the device API as the app at /authenticator does.
+package phone
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/sekisho/sekisho/events"
+)
+
+// A Phone is enrolled for one user.
+type Phone struct {
+	key *ecdsa.PrivateKey
+	id  string // "" until it is enrolled
+}
+
+// Enroll makes a phone with a new P-256 key, and uses an activation for it.
+func Enroll(ctx context.Context, line Line, activation, name string) (*Phone, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	point, err := key.PublicKey.Bytes()
+	if err != nil {
+		return nil, err
+	}
+	p := &Phone{key: key}
+	var enrolled struct {
+		Device struct {
+			ID string `json:"id"`
+		} `json:"device"`
+	}
+	err = p.call(ctx, line, http.MethodPost, "/v1/authenticator/devices",
+		map[string]string{"activation": activation, "name": name, "public_key": encode(point)}, &enrolled)
+	if err != nil {
+		return nil, err
+	}
+	p.id = enrolled.Device.ID
+	return p, nil
+}
+
+// A Decision is what the user says to a prompt.
+type Decision string
+
+// The decisions of the device API.
+const (
+	Approve Decision = "approve"
+	Deny    Decision = "deny"
+)
+
+// A prompt is what the phone is asked in one round of a login.
+type prompt struct {
+	Login string `json:"login"` // "<gateway>/<id>"
+	Round int    `json:"round"`
+	Nonce string `json:"nonce"`
+}
+
+const prompts = "/v1/authenticator/prompts"
+
+// patience is how long the phone waits before it asks again.
+const patience = 100 * time.Millisecond
+
+// Decide fetches what the phone is asked in a round of a login and answers it, until somebody has taken the answer; number is
+// what the login page shows, empty with any decision but Approve. What became of the answer is for the login to say.
+func (p *Phone) Decide(ctx context.Context, line Line, login events.Login, round int, decision Decision, number string) error {
+	for tried := false; ; tried = true {
+		err := p.decide(ctx, line, login, round, decision, number)
+		switch {
+		case errors.Is(err, errOver) && tried: // by the answer whose fate was not known
+			return nil
+		case !errors.Is(err, errBusy):
+			return err
+		}
+		select {
+		case <-time.After(patience):
+		case <-ctx.Done():
+			return err
+		}
+	}
+}
+
+func (p *Phone) decide(ctx context.Context, line Line, login events.Login, round int, decision Decision, number string) error {
+	var open struct {
+		Prompts []prompt `json:"prompts"`
+	}
+	if err := p.call(ctx, line, http.MethodGet, prompts, nil, &open); err != nil {
+		return err
+	}
+	for _, asked := range open.Prompts {
+		if asked.Login == login.String() && asked.Round == round {
+			assertion, err := p.assertion(asked, decision, number)
+			if err != nil {
+				return err
+			}
+			return p.call(ctx, line, http.MethodPost, prompts, map[string]string{"assertion": assertion}, nil)
+		}
+	}
+	return fmt.Errorf("round %d of login %s: %w", round, login, errOver)
+}
+
+var (
+	// errOver says that the phone is not asked, or not any more.
+	errOver = errors.New("nothing is asked of the phone")
+	// errBusy says that nobody took a request, or that its fate is not known.
+	errBusy = errors.New("the phone got no answer")
+)
+
+// call makes a request with a proof.
+func (p *Phone) call(ctx context.Context, line Line, method, path string, in, out any) error {
+	var body []byte
+	if in != nil {
+		var err error
+		if body, err = json.Marshal(in); err != nil {
+			return err
+		}
+	}
+	proof, err := p.proof(method, path, body)
+	if err != nil {
+		return err
+	}
+	answer, err := line(ctx, events.DeviceRequest{Method: method, Path: path, Body: body, Proof: "Device " + proof})
+	switch {
+	case errors.Is(err, events.ErrNoAnswer), err == nil && answer.Status == http.StatusServiceUnavailable:
+		return fmt.Errorf("%s %s: %w", method, path, errBusy)
+	case err != nil:
+		return fmt.Errorf("%s %s: %w", method, path, err)
+	case answer.Status == http.StatusConflict:
+		return fmt.Errorf("%s %s: %w", method, path, errOver)
+	case answer.Status/100 != 2:
+		return fmt.Errorf("%s %s: %d: %.200s", method, path, answer.Status, answer.Body)
+	case out == nil:
+		return nil
+	}
+	if err := json.Unmarshal(answer.Body, out); err != nil {
+		return fmt.Errorf("%s %s: %w", method, path, err)
+	}
+	return nil
+}
