@@ -341,12 +341,12 @@ func (c *cluster) logIn(user int) error {
 				approved = true
 			}
 		} else if l.Status == "challenge" && l.Challenge.AttemptsLeft <= 5-len(tried) {
-			sent := c.system.messages(userPhone(user))
+			sent := c.system.codes(userPhone(user))
 			if len(sent) == 0 {
 				return fmt.Errorf("%s is challenged and nothing was sent", l.ID)
 			}
-			for _, m := range sent {
-				if code := m.code(c.t); !tried[code] {
+			for _, code := range sent {
+				if !tried[code] {
 					path, method = "/v1/logins/"+l.ID+"/answers", http.MethodPost
 					body = map[string]any{"code": code, "wait": "20s"}
 					tried[code] = true
@@ -395,10 +395,10 @@ func (c *cluster) checkRecord() {
 		return true
 	})
 	for n := range killLogins {
-		sent := c.system.messages(userPhone(n))
+		sent := c.system.codes(userPhone(n))
 		codes := make(map[string]bool)
-		for _, m := range sent {
-			codes[m.code(c.t)] = true
+		for _, code := range sent {
+			codes[code] = true
 		}
 		switch {
 		case !doubted(n) && len(sent) > 0:

@@ -129,7 +129,7 @@ func TestRoads(t *testing.T) {
 			if sent[0].Provider != "sms2" {
 				t.Errorf("%s: sent by %s", mode, sent[0].Provider)
 			}
-			s.answer(l, sent[0].code(t))
+			s.answer(l, sent[0].code())
 			s.untilStatus(l, "granted")
 		}
 		s.fault("sms", "none")

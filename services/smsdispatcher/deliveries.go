@@ -55,27 +55,36 @@ func (d *deliveries) count(provider string, state State) {
 	d.total.WithLabelValues(provider, string(state)).Inc()
 }
 
-// follow asks for the state of messages until ctx ends. Trouble is logged and tried again at the next look: nobody
-// waits for what is recorded here.
+// follow asks for the state of messages until ctx ends.
 func (d *deliveries) follow(ctx context.Context) error {
-	tick := time.NewTicker(lookEvery)
-	defer tick.Stop()
 	var purge time.Time
-	for {
+	return look(ctx, d.log, nil, "can not follow text messages", func(ctx context.Context) (bool, error) {
 		n, err := d.check(ctx)
 		if now := d.now(); !now.Before(purge) {
 			err = errors.Join(err, d.purge(ctx))
 			purge = now.Add(purgeEvery)
 		}
+		return n == checkBatch, err
+	})
+}
+
+// look does what is due, now and then and when it is woken, and at once again while there may be more, until ctx ends.
+// Trouble is logged and tried again at the next look: nobody waits for what is done here.
+func look(ctx context.Context, log zerolog.Logger, wake <-chan struct{}, trouble string, do func(context.Context) (more bool, err error)) error {
+	tick := time.NewTicker(lookEvery)
+	defer tick.Stop()
+	for {
+		more, err := do(ctx)
 		if err != nil && ctx.Err() == nil {
-			d.log.Warn().Err(err).Msg("can not follow text messages")
+			log.Warn().Err(err).Msg(trouble)
 		}
-		if n == checkBatch && err == nil && ctx.Err() == nil {
-			continue // more is due
+		if more && err == nil && ctx.Err() == nil {
+			continue
 		}
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-wake:
 		case <-tick.C:
 		}
 	}
@@ -162,9 +171,11 @@ func (d *deliveries) record(ctx context.Context, changed []delivery) error {
 	return nil
 }
 
-// purge deletes the rows that are older than sms.keep.
+// purge deletes the rows that are older than sms.keep; of notices none whose event would make another.
 func (d *deliveries) purge(ctx context.Context) error {
-	if _, err := d.db.Exec(ctx, `DELETE FROM sms.sends WHERE created_at < $1`, d.now().Add(-d.keep)); err != nil {
+	const statement = `WITH old AS (DELETE FROM sms.notices WHERE created_at < $2) DELETE FROM sms.sends WHERE created_at < $1`
+	now := d.now()
+	if _, err := d.db.Exec(ctx, statement, now.Add(-d.keep), now.Add(-max(d.keep, noticeFor))); err != nil {
 		return fmt.Errorf("smsdispatcher: purge: %w", err)
 	}
 	return nil

@@ -130,17 +130,7 @@ func (d *dispatcher) pretend(ctx context.Context) (reason string, err error) {
 
 // deliver hands a message to the first provider that takes it. It returns the reason when none does.
 func (d *dispatcher) deliver(ctx context.Context, r round, m Message, fresh bool, at time.Time) (reason string, err error) {
-	var (
-		by       string
-		receipt  Receipt
-		failures []error
-	)
-	if !fresh {
-		by, receipt = d.find(ctx, m)
-	}
-	if by == "" {
-		by, receipt, failures = d.send(ctx, m)
-	}
+	by, receipt, failures := d.hand(ctx, m, fresh)
 	if by != "" {
 		d.last.Store(&course{took: d.now().Sub(at)})
 		if err := d.store.accept(ctx, accepted{r, by, receipt, at}); err != nil {
@@ -160,6 +150,16 @@ func (d *dispatcher) deliver(ctx context.Context, r round, m Message, fresh bool
 		return reason, d.store.withdraw(ctx, r)
 	}
 	return reason, nil
+}
+
+// hand gives a message to the first provider that takes it, unless it is not fresh and one has it already.
+func (d *dispatcher) hand(ctx context.Context, m Message, fresh bool) (by string, receipt Receipt, failures []error) {
+	if !fresh {
+		if by, receipt = d.find(ctx, m); by != "" {
+			return by, receipt, nil
+		}
+	}
+	return d.send(ctx, m)
 }
 
 // find asks all providers for a message that an earlier delivery may have handed over. One that can not tell does not

@@ -1,12 +1,12 @@
-// Package smsdispatcher is the worker that challenges users by text message.
+// Package smsdispatcher is the worker that challenges users by text message, and tells them of changes of their phones.
 //
-//	consumes   wanted (sms)
+//	consumes   wanted (sms), changes of accounts
 //	publishes  challenged, undelivered
-//	owns       SMS providers, send limits (schema sms)
+//	owns       SMS providers, send limits, notices (schema sms)
 //
 // A message goes to the first of the configured providers that takes it. That it was accepted, sent and received are
-// three facts: the first makes the event, the others are asked for later and recorded. The user's phone number is all
-// that this worker can read of the directory.
+// three facts: the first makes the event, the others are asked for later and recorded. The user's phone number and
+// language are all that this worker can read of the directory.
 package smsdispatcher
 
 import (
@@ -62,9 +62,10 @@ func Build(ctx context.Context, env *runtime.Env) (*runtime.Worker, error) {
 	}
 	// A redelivered event asks every provider, and may then try every provider.
 	patience := time.Duration(2*len(d.accounts)+2) * env.Config.SMS.Timeout
+	notices := newNotices(env, d, patience)
 	return &runtime.Worker{
 		Handlers: []bus.Handler{bus.On(d.dispatch).Concurrency(env.Config.SMS.Concurrency).Timeout(patience)},
-		Run:      []func(context.Context) error{d.deliveries.follow},
+		Run:      []func(context.Context) error{d.deliveries.follow, notices.follow, notices.tell},
 		Close: func() {
 			for _, a := range d.accounts {
 				a.close()

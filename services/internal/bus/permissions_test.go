@@ -42,7 +42,7 @@ var consumes = map[string][]string{
 	"sessionissuer": {"LOGIN.sessionissuer-assessed", "LOGIN.sessionissuer-refused", "LOGIN.sessionissuer-verified", "LOGIN.sessionissuer-rejected",
 		"LOGIN.sessionissuer-undelivered", "LOGIN.sessionissuer-chosen", "LOGIN.sessionissuer-cancelled", "LOGIN.sessionissuer-lapsed",
 		"TIMER.sessionissuer-timer", "REDO.sessionissuer-redo"},
-	"smsdispatcher": {"LOGIN.smsdispatcher-wanted", "REDO.smsdispatcher-redo"},
+	"smsdispatcher": {"LOGIN.smsdispatcher-wanted", "ACCOUNT.smsdispatcher-account", "REDO.smsdispatcher-redo"},
 	"pushnotifier":  {"LOGIN.pushnotifier-wanted", "LOGIN.pushnotifier-answered", "LOGIN.pushnotifier-assessed", "ACCOUNT.pushnotifier-account", "REDO.pushnotifier-redo"},
 	"otpvalidator":  {"LOGIN.otpvalidator-answered", "REDO.otpvalidator-redo"},
 	"recorder":      {"ARCHIVE.recorder-archive", "ACCOUNT.recorder-account"},

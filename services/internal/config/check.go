@@ -73,6 +73,7 @@ func (c *Config) problems() []problem {
 	v.number("limits.device_per_source", c.Limits.DevicePerSource, 1, plenty)
 	v.number("limits.sms_per_user", c.Limits.SMSPerUser, 1, plenty)
 	v.number("limits.sms_per_number", c.Limits.SMSPerNumber, 1, plenty)
+	v.number("limits.notices_per_user", c.Limits.NoticesPerUser, 1, plenty)
 	v.number("limits.push_per_user", c.Limits.PushPerUser, 1, plenty)
 	v.number("limits.push_per_source", c.Limits.PushPerSource, 1, plenty)
 	c.Risk.problems(v)

@@ -125,6 +125,7 @@ type Limits struct {
 	DevicePerSource int `yaml:"device_per_source"` // requests about phones that one network makes in a minute at one gateway process; a phone without a stream makes 12; default 3000
 	SMSPerUser      int `yaml:"sms_per_user"`      // text messages to one user in an hour; default 10
 	SMSPerNumber    int `yaml:"sms_per_number"`    // text messages to one number in an hour; default 10
+	NoticesPerUser  int `yaml:"notices_per_user"`  // text messages in an hour that tell one user of changes of phones; more are not told; default 5
 	PushPerUser     int `yaml:"push_per_user"`     // pushes to one user in 10 minutes; default 10
 	PushPerSource   int `yaml:"push_per_source"`   // pushes that one network causes in 10 minutes; default 60
 }
@@ -243,7 +244,7 @@ func Default() *Config {
 		Password: Password{Memory: 19 << 10, Time: 2, Threads: 1, Concurrent: runtime.GOMAXPROCS(0), MinLength: 8},
 		Phone:    Phone{Region: "JP"},
 		Session:  Session{Idle: time.Hour, Absolute: 12 * time.Hour, Fresh: 10 * time.Minute},
-		Limits:   Limits{LoginsPerSource: 300, DevicePerSource: 3000, SMSPerUser: 10, SMSPerNumber: 10, PushPerUser: 10, PushPerSource: 60},
+		Limits:   Limits{LoginsPerSource: 300, DevicePerSource: 3000, SMSPerUser: 10, SMSPerNumber: 10, NoticesPerUser: 5, PushPerUser: 10, PushPerSource: 60},
 		Risk:     Risk{Timeout: time.Second, Concurrency: 100, Keep: 90 * 24 * time.Hour},
 		SMS:      SMS{Timeout: 3 * time.Second, Concurrency: 256, Keep: 30 * 24 * time.Hour},
 		Breaker:  Breaker{Failures: 5, Open: 10 * time.Second},

@@ -33,7 +33,7 @@ lock: {after: 5, first: 1m, max: 1h, disable_after: 100}
 password: {memory: 19456, time: 2, threads: 1, min_length: 8}
 phone: {region: JP}
 session: {idle: 1h, absolute: 12h, fresh: 10m}
-limits: {logins_per_source: 300, device_per_source: 3000, sms_per_user: 10, sms_per_number: 10, push_per_user: 10, push_per_source: 60}
+limits: {logins_per_source: 300, device_per_source: 3000, sms_per_user: 10, sms_per_number: 10, notices_per_user: 5, push_per_user: 10, push_per_source: 60}
 risk: {static: "", url: "", timeout: 1s, concurrency: 100, keep: 2160h}
 sms: {providers: [], timeout: 3s, concurrency: 256, keep: 720h}
 breaker: {failures: 5, open: 10s}

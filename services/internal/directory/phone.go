@@ -28,7 +28,7 @@ func ParsePhone(number, region string) (string, error) {
 	return phonenumbers.Format(parsed, phonenumbers.E164), nil
 }
 
-// Phones looks phone numbers up. The role of smsdispatcher can read this of the directory and nothing else.
+// Phones looks phone numbers and languages up. The role of smsdispatcher can read this of the directory and nothing else.
 type Phones struct {
 	db      *pgxpool.Pool
 	numbers *coalesce.Group[string, string, string]
@@ -47,6 +47,17 @@ func (p *Phones) Close() { p.numbers.Close() }
 // Number is a user's phone number in E.164, "" when there is none.
 func (p *Phones) Number(ctx context.Context, user string) (string, error) {
 	return p.numbers.Do(ctx, user)
+}
+
+// Contact is a user's phone number in E.164 and language ("ja" or "en"), "" when there is no number.
+func (p *Phones) Contact(ctx context.Context, user string) (number, locale string, err error) {
+	err = p.db.QueryRow(ctx, `
+		SELECT p.number, u.locale FROM directory.phones p JOIN directory.users u ON u.id = p.user_id WHERE p.user_id = $1`, user,
+	).Scan(&number, &locale)
+	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
+		return "", "", fmt.Errorf("directory: contact: %w", err)
+	}
+	return number, locale, nil
 }
 
 func (p *Phones) lookUp(ctx context.Context, users []string) ([]string, error) {

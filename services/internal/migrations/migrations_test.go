@@ -55,6 +55,7 @@ var grants = map[string][]string{
 	},
 	"smsdispatcher": {
 		"directory.phones: SELECT(number,user_id)",
+		"directory.users: SELECT(id,locale)",
 	},
 	"pushnotifier": {
 		"directory.accounts: SELECT",
