@@ -70,7 +70,6 @@ func Dial(address, user string, seed []byte, log zerolog.Logger, more ...nats.Op
 	options := append([]nats.Option{
 		nats.Name("sekisho " + user),
 		nats.CustomInboxPrefix(InboxPrefix(user)),
-		nats.SyncQueueLen(1024), // messages; the default allocates 512 KiB for each read of a history, which has some dozens
 		nats.MaxReconnects(-1), nats.ReconnectWait(250 * time.Millisecond), nats.ReconnectJitter(250*time.Millisecond, time.Second),
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
 			if err != nil {
