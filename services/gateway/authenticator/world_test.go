@@ -8,6 +8,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -67,6 +68,7 @@ const (
 
 // A far is the far end of the app: its files, and a device API for the user alice that checks each proof as the real one does.
 type far struct {
+	asked int // prompts so far
 	*httptest.Server
 	t *testing.T
 
@@ -131,7 +133,8 @@ func (f *far) breakOff(down bool) {
 
 func (f *far) ask(change func(*prompt)) {
 	f.change(func() {
-		p := prompt{Login: "web/0199a4c1-7d3e-7bbb-8a52-1f0e5d3c2b1a", Round: 1, Nonce: "bm9uY2Vub25jZW5vbmNlIQ", App: "Sekisho demo", Place: "JP (192.0.2.7)",
+		f.asked++ // each is of a login of its own, as it is in life
+		p := prompt{Login: fmt.Sprintf("web/0199a4c1-7d3e-7bbb-8a52-%012x", f.asked), Round: 1, Nonce: "bm9uY2Vub25jZW5vbmNlIQ", App: "Sekisho demo", Place: "JP (192.0.2.7)",
 			Browser: "Firefox, Windows", Asked: time.Now(), Expires: time.Now().Add(2 * time.Minute), Number: true}
 		if change != nil {
 			change(&p)

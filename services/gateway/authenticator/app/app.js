@@ -110,10 +110,15 @@ async function news() {
   }
   if (device !== mine) return;
   const before = known.prompts;
-  Object.assign(known, { prompts: there.prompts, notices: there.notices });
+  const prompts = there.prompts.filter((prompt) => !decided.some((other) => same(other, prompt)));
+  Object.assign(known, { prompts, notices: there.notices });
   follow(before);
   fill();
 }
+
+// decided are prompts that were answered here. A list that was asked for before may still have them, and so may one for a
+// moment after: what is answered is not asked again.
+const decided = [];
 
 const same = (a, b) => a.login === b.login && a.round === b.round;
 
@@ -221,6 +226,7 @@ const actions = {
         showPrompt(prompt, { problem: "wrong", left });
         return;
       }
+      decided.push(prompt);
       known.prompts = known.prompts.filter((other) => !same(other, prompt));
       showResult({ approved: "approved", denied: decision === "not_me" ? "not_me" : "denied" }[result] ?? "exhausted");
     } catch (error) {
