@@ -23,7 +23,7 @@ const (
 // as expired, whatever it would have come to, and nobody gets a session.
 func TestExpiresWhoeverIsDown(t *testing.T) {
 	s := &system{t: t, dir: t.TempDir()}
-	s.run("password: {memory: 64, time: 1}\nlogin: {denied_floor: 0s, deadline: 2s}\n", nil)
+	s.run("password: {memory: 8, time: 1}\nlogin: {denied_floor: 0s, deadline: 2s}\n", nil)
 	c := &cluster{t: t, system: s, binary: build(t), running: make(map[string][]*process)}
 	t.Cleanup(c.stop)
 	var all, others []string

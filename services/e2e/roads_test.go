@@ -237,7 +237,7 @@ func TestResend(t *testing.T) {
 
 // Nobody answers: the login expires at its deadline, and a code that comes later is of no use.
 func TestExpires(t *testing.T) {
-	s := start(t, "password: {memory: 64, time: 1}\nlogin: {deadline: 2s}\n")
+	s := start(t, "password: {memory: 8, time: 1}\nlogin: {deadline: 2s}\n")
 	l := s.begin("alice", s.Password)
 	if l.Status != "challenge" {
 		t.Fatalf("%+v", l)

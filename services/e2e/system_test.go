@@ -32,7 +32,7 @@ func TestMain(m *testing.M) { testenv.Main(m) }
 const patience = time.Minute
 
 // cheap are settings for tests: the lowest cost of a hash, and no wait for a denial.
-const cheap = "password: {memory: 64, time: 1}\nlogin: {denied_floor: 0s}\n"
+const cheap = "password: {memory: 8, time: 1}\nlogin: {denied_floor: 0s}\n"
 
 // A system is one `sekisho up` that runs in this process.
 type system struct {

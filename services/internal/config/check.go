@@ -58,7 +58,7 @@ func (c *Config) problems() []problem {
 	v.span("lock.first", c.Lock.First, time.Second, day)
 	v.span("lock.max", c.Lock.Max, c.Lock.First, 30*day)
 	v.number("lock.disable_after", c.Lock.DisableAfter, c.Lock.After, 100)
-	v.number("password.memory", int(c.Password.Memory), 64, 4<<20) // to 4 GiB; the least is for tests alone
+	v.number("password.memory", int(c.Password.Memory), 8, 4<<20) // to 4 GiB; the least that argon2id takes is for tests alone
 	v.number("password.time", int(c.Password.Time), 1, 100)
 	v.number("password.threads", int(c.Password.Threads), 1, 64)
 	v.number("password.concurrent", c.Password.Concurrent, 1, 1024)

@@ -50,7 +50,7 @@ func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Mi
 
 // print writes one line per road.
 func (r *Report) print(out io.Writer) error {
-	fmt.Fprintf(out, "%d processors, shared with the driver. Passwords cost the least that argon2id can (64 KiB, one pass).\n", r.Processors)
+	fmt.Fprintf(out, "%d processors, shared with the driver. Passwords cost the least that argon2id can (8 KiB, one pass).\n", r.Processors)
 	fmt.Fprintln(out, `Providers "in process": the risk verdict is a setting and text messages are thrown away, so the saga alone is measured. Phones are simulated by the driver.`)
 	fmt.Fprintf(out, "Saturated: %d logins in flight. Light: %.0f %% of the saturated rate. CPU: broker, workers, gateway and database. Memory: heap of one login in flight.\n\n",
 		r.InFlight, 100*r.Light)

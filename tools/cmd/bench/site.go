@@ -32,7 +32,7 @@ type kind struct {
 
 // common are the settings that every site has: the lowest cost of a hash, and no limit on how often a user comes. This program
 // says where its users are, as a proxy does.
-const common = `password: {memory: 64, time: 1}
+const common = `password: {memory: 8, time: 1}
 limits: {logins_per_source: 1000000, device_per_source: 1000000, sms_per_user: 1000000, sms_per_number: 1000000,
          push_per_user: 1000000, push_per_source: 1000000}
 gateway: {proxies: [127.0.0.1/32]}

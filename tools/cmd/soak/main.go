@@ -55,7 +55,7 @@ func main() {
 
 // settings are the product's defaults, but for the hash, whose honest cost would be all that one sees, and the limits on how often
 // the same few people come. This program says where they come from, as a proxy does.
-const settings = `password: {memory: 64, time: 1}
+const settings = `password: {memory: 8, time: 1}
 login: {denied_floor: 100ms}
 limits: {logins_per_source: 1000000, device_per_source: 1000000, sms_per_user: 1000000, sms_per_number: 1000000,
          push_per_user: 1000000, push_per_source: 1000000}
