@@ -156,6 +156,8 @@ type Identified struct {
 	Session *SteppedFrom `json:"session,omitempty"`
 	// Subject is [Subject] sealed to riskassessor.
 	Subject *Sealed `json:"subject,omitempty"`
+	// Environment is that of [Requested] as it is there, bound to that event: what riskassessor has to look at is in one.
+	Environment *Sealed `json:"environment,omitempty"`
 }
 
 // SteppedFrom is the session that a login steps up from.

@@ -44,6 +44,7 @@ func (d *Identified) Validate() error {
 		text("device", d.Device, 0, 64),
 		d.Session.validate(),
 		sealed("subject", d.Subject, false),
+		sealed("environment", d.Environment, false),
 	)
 }
 

@@ -26,39 +26,30 @@ const right = "right"
 // second makes it a lock like any other; names that nobody has are locked alike.
 const contention = 50 * time.Millisecond
 
-// checkPassword returns the reason to refuse, "" for none. Whatever the name and the password, it takes the same
-// statements and one hash.
-func (v *verifier) checkPassword(ctx context.Context, e *events.Event, requested *events.Requested, password, name string, account *directory.Account) (reason string, err error) {
-	attempt := directory.Attempt{Event: e.ID(), Digest: digest(requested.Identity)}
-	if account != nil {
-		attempt.Authenticator, attempt.Device = directory.PasswordOf(account.ID), account.Device
-	} else {
-		attempt.Authenticator = directory.PasswordOf("?" + v.stranger(name).ID)
-	}
-	standing, err := v.users.Begin(ctx, attempt)
+// checkPassword looks the user up and returns the reason to refuse, "" for none, and how to note what the attempt came to.
+// Whatever the name and the password, it takes the same statements and one hash.
+func (v *verifier) checkPassword(ctx context.Context, claim directory.Claim, password string) (
+	account *directory.Account, reason string, finish func(context.Context) error, err error) {
+	account, attempt, standing, err := v.users.Claim(ctx, claim)
 	if err != nil {
-		return "", err
+		return nil, "", nil, err
 	}
 	if standing.Contended {
-		return "", bus.RetryAfter(contention, nil)
+		return nil, "", nil, bus.RetryAfter(contention, nil)
 	}
 	verdict := standing.Verdict
 	if verdict == "" {
 		if verdict, err = v.judge(ctx, account, standing.Allowed, password); err != nil {
-			return "", err
-		}
-		if err := v.users.Finish(ctx, attempt, verdict, verdict == right); err != nil {
-			return "", err
+			return nil, "", nil, err
 		}
 	}
 	switch {
 	case account == nil: // also if the user was deleted since an earlier delivery
-		return unknownUser, nil
-	case verdict == right:
-		return "", nil
-	default:
-		return verdict, nil
+		reason = unknownUser
+	case verdict != right:
+		reason = verdict
 	}
+	return account, reason, func(ctx context.Context) error { return v.users.Finish(ctx, attempt, verdict, verdict == right) }, nil
 }
 
 func (v *verifier) judge(ctx context.Context, account *directory.Account, allowed bool, password string) (verdict string, err error) {

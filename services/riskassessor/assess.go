@@ -29,57 +29,60 @@ type assessor struct {
 	log      zerolog.Logger
 }
 
+// assess says how risky a login is, and gives an alert if it comes from somewhere new. That follows from the event which is stored, so that
+// one that is handled again gives the same alert again. It comes after that event: no login waits for it, and the time that a login
+// takes does not tell a user, of whom there is an alert, from a decoy, of whom there is none.
 func (a *assessor) assess(ctx context.Context, e *events.Event, identified *events.Identified) ([]*events.Event, error) {
+	assessed, err := a.judge(ctx, e, identified)
+	if err != nil {
+		return nil, err
+	}
+	stored, _, err := a.bus.Publish(ctx, e, events.New(e.Login, 0, assessed))
+	if err != nil {
+		return nil, err
+	}
+	if said, ok := stored.Data.(*events.Assessed); !ok || !said.Unknown {
+		return nil, nil
+	}
+	return nil, a.bus.AlertOf(ctx, e.Login, alertUnknown, identified.User, map[string]string{"login": e.Login.String(), "app": identified.App})
+}
+
+func (a *assessor) judge(ctx context.Context, e *events.Event, identified *events.Identified) (assessed *events.Assessed, err error) {
 	var subject events.Subject
 	if err := a.opener.Open(identified.Subject, e.Subject(), "subject", &subject); err != nil {
 		return nil, bus.Permanent(err)
 	}
-	environment, err := environmentOf(ctx, a.bus, a.opener, e.Login)
+	environment, err := openEnvironment(a.opener, e.Login, identified.Environment)
 	if err != nil {
 		return nil, err
 	}
-	var assessed *events.Assessed
-	var unknown bool
+	var known bool
 	both, ctx := errgroup.WithContext(ctx) // the database is looked at while the provider thinks
 	both.Go(func() (err error) {
 		assessed, err = a.ask(ctx, environment.Assessment, subject.UserHash)
 		return err
 	})
-	both.Go(func() (err error) {
-		unknown, err = a.unknown(ctx, e.Login, identified, environment.IP)
+	both.Go(func() (err error) { // of a decoy, which is nobody, for the time that this takes alone
+		known, err = a.networks.known(ctx, e.Login, identified.User, environment.IP)
 		return err
 	})
 	if err := both.Wait(); err != nil {
 		return nil, err
 	}
-	assessed.Unknown = unknown
-	return []*events.Event{events.New(e.Login, 0, assessed)}, nil
+	assessed.Unknown = !identified.Decoy && !(known && identified.Device != "")
+	return assessed, nil
 }
 
-// environmentOf is what the gateway says of the browser that started a login; it need not say anything.
-func environmentOf(ctx context.Context, b *bus.Bus, opener *events.Opener, login events.Login) (environment events.Environment, err error) {
-	requested, err := b.Event(ctx, login, events.StepRequested, 0)
-	if err != nil {
-		return environment, err
-	}
-	sealed := requested.Data.(*events.Requested).Environment
+// openEnvironment is what the gateway says of the browser that started a login; it need not say anything. identified carries it as it
+// was sealed for requested.
+func openEnvironment(opener *events.Opener, login events.Login, sealed *events.Sealed) (environment events.Environment, err error) {
 	if sealed == nil {
 		return environment, nil
 	}
-	if err := opener.Open(sealed, requested.Subject(), "environment", &environment); err != nil {
+	if err := opener.Open(sealed, login.Subject(events.StepRequested, 0), "environment", &environment); err != nil {
 		return environment, bus.Permanent(err)
 	}
 	return environment, nil
-}
-
-// unknown tells whether the user has not used this browser or this network before, and gives an alert of it. What it looks
-// up of a decoy, which is nobody, it looks up for the time that this takes alone.
-func (a *assessor) unknown(ctx context.Context, login events.Login, identified *events.Identified, ip string) (bool, error) {
-	known, err := a.networks.known(ctx, login, identified.User, ip)
-	if err != nil || identified.Decoy || known && identified.Device != "" {
-		return false, err
-	}
-	return true, a.bus.AlertOf(ctx, login, alertUnknown, identified.User, map[string]string{"login": login.String(), "app": identified.App})
 }
 
 // ask turns the provider's answer, or its failure, into a verdict. It fails only when this worker is at its end.

@@ -138,7 +138,8 @@ func (s *site) loginFrom(t *testing.T, user string, environment *events.Environm
 	s.publish(t, "gateway/web", login, "", requested)
 	identified := &events.Identified{
 		App: "demo", User: "u1", Primary: events.Password, Deadline: time.Now().Add(time.Hour), Device: "known",
-		Subject: s.seal(t, login.Subject(events.StepIdentified, 0), "subject", events.Subject{UserHash: hash(user)}),
+		Subject:     s.seal(t, login.Subject(events.StepIdentified, 0), "subject", events.Subject{UserHash: hash(user)}),
+		Environment: requested.Environment,
 	}
 	for _, f := range alter {
 		f(login, identified)
@@ -248,9 +249,8 @@ func TestWhatCanNotBeOpened(t *testing.T) {
 	} {
 		login := s.login(t, "bob", nil, alter)
 		e := s.broker.Await(t, login, events.StepIdentified, 0)
-		out, err := a.assess(t.Context(), e, e.Data.(*events.Identified))
-		if len(out) != 0 || !errors.Is(err, events.ErrSealed) || !isPermanent(err) {
-			t.Errorf("%s: %d events, %v; want a permanent error", name, len(out), err)
+		if assessed, err := a.judge(t.Context(), e, e.Data.(*events.Identified)); assessed != nil || !errors.Is(err, events.ErrSealed) || !isPermanent(err) {
+			t.Errorf("%s: %v, %v; want a permanent error", name, assessed, err)
 		}
 	}
 }
@@ -312,11 +312,9 @@ func TestReport(t *testing.T) {
 	for _, outcome := range []events.Outcome{events.Granted, events.Denied, events.Failed, events.Expired, events.CancelledBy} {
 		login := s.login(t, "alice", new("a-"+string(outcome)))
 		identified := s.broker.Await(t, login, events.StepIdentified, 0)
-		out, err := a.assess(t.Context(), identified, identified.Data.(*events.Identified))
-		if err != nil {
+		if _, err := a.assess(t.Context(), identified, identified.Data.(*events.Identified)); err != nil {
 			t.Fatal(err)
 		}
-		s.publish(t, Name, login, identified.ID(), out[0].Data)
 		s.close(t, login, outcome)
 		if err := s.report(t, r, login); err != nil {
 			t.Fatal(err)

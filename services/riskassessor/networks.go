@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/hmac"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"net/netip"
 	"time"
@@ -35,21 +36,18 @@ type networks struct {
 	now  func() time.Time
 	log  zerolog.Logger
 
-	looks  *coalesce.Group[visit, visit, seen]
+	looks  *coalesce.Group[visit, visit, *time.Time]
 	visits *coalesce.Group[visit, visit, struct{}]
 
-	// current are logins from networks whose rows need no writing, as this process saw when it assessed them: most.
+	// lately are networks that users were seen in, until their rows need writing: who logs in several times a day is not looked
+	// up each time. A network that is known stays so for longer than a row is kept in mind (risk.keep is two days at least).
+	lately *lru.Cache[visit, time.Time]
+	// current are logins from such networks, of which there is nothing to write when they are granted: most.
 	current *lru.Cache[events.Login, struct{}]
 }
 
-// maxCurrent is how many logins of which nothing need be written are kept in mind: some seconds' worth under full load.
-const maxCurrent = 10_000
-
-// seen tells whether a user was granted a login in a network before.
-type seen struct {
-	known   bool
-	current bool // in the last day, so that its row need not be written
-}
+// maxLately bounds what is kept in mind, some megabytes.
+const maxLately = 10_000
 
 // A visit is a user in a network.
 type visit struct {
@@ -58,11 +56,13 @@ type visit struct {
 }
 
 func newNetworks(db *pgxpool.Pool, key []byte, keep time.Duration, now func() time.Time, log zerolog.Logger) (*networks, error) {
-	current, err := lru.New[events.Login, struct{}](maxCurrent)
-	if err != nil {
+	n := &networks{db: db, key: key, keep: keep, now: now, log: log}
+	var errs [2]error
+	n.lately, errs[0] = lru.New[visit, time.Time](maxLately)
+	n.current, errs[1] = lru.New[events.Login, struct{}](maxLately)
+	if err := errors.Join(errs[:]...); err != nil {
 		return nil, fmt.Errorf("riskassessor: %w", err)
 	}
-	n := &networks{db: db, key: key, keep: keep, now: now, log: log, current: current}
 	itself := func(v visit) visit { return v }
 	n.looks = coalesce.New(n.look, itself, maxBatch)
 	n.visits = coalesce.New(n.write, itself, maxBatch)
@@ -103,11 +103,19 @@ func (n *networks) known(ctx context.Context, login events.Login, user, ip strin
 	if !ok {
 		return true, nil
 	}
-	seen, err := n.looks.Do(ctx, v)
-	if seen.current {
+	until, _ := n.lately.Get(v)
+	if !n.now().Before(until) {
+		seen, err := n.looks.Do(ctx, v)
+		if err != nil || seen == nil {
+			return false, err
+		}
+		until = seen.Add(seenEvery)
+	}
+	if n.now().Before(until) {
+		n.lately.Add(v, until)
 		n.current.Add(login, struct{}{})
 	}
-	return seen.known, err
+	return true, nil
 }
 
 // remember makes the network of an address one that is known. It writes nothing if it was seen there in the last day.
@@ -120,18 +128,17 @@ func (n *networks) remember(ctx context.Context, user, ip string) error {
 	return err
 }
 
-func (n *networks) look(ctx context.Context, list []visit) ([]seen, error) {
+// look says when users were last seen in networks, nil for never.
+func (n *networks) look(ctx context.Context, list []visit) ([]*time.Time, error) {
 	users, hashes := columns(list)
 	rows, err := n.db.Query(ctx, `
-		SELECT n.user_id IS NOT NULL, coalesce(n.last_seen > $3, false)
+		SELECT n.last_seen
 		FROM unnest($1::text[], $2::bytea[]) WITH ORDINALITY AS q (user_id, network, i)
-		LEFT JOIN risk.networks n ON n.user_id = q.user_id AND n.network = q.network ORDER BY q.i`, users, hashes, n.now().Add(-seenEvery))
+		LEFT JOIN risk.networks n ON n.user_id = q.user_id AND n.network = q.network ORDER BY q.i`, users, hashes)
 	if err != nil {
 		return nil, fmt.Errorf("riskassessor: look up networks: %w", err)
 	}
-	found, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (s seen, err error) {
-		return s, row.Scan(&s.known, &s.current)
-	})
+	found, err := pgx.CollectRows(rows, pgx.RowTo[*time.Time])
 	if err != nil {
 		return nil, fmt.Errorf("riskassessor: look up networks: %w", err)
 	}

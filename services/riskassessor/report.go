@@ -29,7 +29,11 @@ func (r *reporter) learn(ctx context.Context, e *events.Event, closed *events.Cl
 
 // remember takes the network of a granted login for one that the user is known in.
 func (r *reporter) remember(ctx context.Context, login events.Login, user string) error {
-	environment, err := environmentOf(ctx, r.bus, r.opener, login)
+	identified, err := r.bus.Event(ctx, login, events.StepIdentified, 0)
+	if err != nil {
+		return err
+	}
+	environment, err := openEnvironment(r.opener, login, identified.Data.(*events.Identified).Environment)
 	if err != nil {
 		return err
 	}

@@ -20,7 +20,7 @@ import (
 // also has its own dead letters, its consumers' acks and pulls, and the public keys; see ownSubjects.
 var mayPublish = map[string][]string{
 	"identityverifier": {"login.identified.*.*", "login.refused.*.*", "login.lapsed.*.*"},
-	"riskassessor":     {"login.assessed.*.*", "login.lapsed.*.*", "alert.*.*", "$JS.API.DIRECT.GET.LOGIN.login.requested.>", "$JS.API.DIRECT.GET.LOGIN"},
+	"riskassessor":     {"login.assessed.*.*", "login.lapsed.*.*", "alert.*.*", "$JS.API.DIRECT.GET.LOGIN.login.assessed.>", "$JS.API.DIRECT.GET.LOGIN"},
 	"sessionissuer": {"login.wanted.*.*.1-6", "login.closed.*.*", "login.lapsed.*.*", "timer.at.*.*", "session.revoked.*.*", "$JS.API.DIRECT.GET.LOGIN",
 		"$JS.API.DIRECT.GET.LOGIN.login.closed.>", "$JS.API.DIRECT.GET.LOGIN.login.wanted.>"},
 	"smsdispatcher": {"login.challenged.*.*.1-6", "login.undelivered.*.*.1-6", "login.lapsed.*.*"},

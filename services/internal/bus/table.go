@@ -29,7 +29,7 @@ type Row struct {
 var Workers = []Row{
 	{Worker: "identityverifier", Consumes: []events.Step{events.StepRequested}},
 	{Worker: "riskassessor", Consumes: []events.Step{events.StepIdentified, events.StepClosed},
-		History: true, Reads: []events.Step{events.StepRequested}, Publish: []string{"alert.*.*"}},
+		History: true, Reads: []events.Step{events.StepAssessed}, Publish: []string{"alert.*.*"}},
 	{Worker: "sessionissuer", Timer: true, History: true, Reads: []events.Step{events.StepClosed, events.StepWanted},
 		Publish: []string{"session.revoked.*.*"},
 		Consumes: []events.Step{events.StepAssessed, events.StepRefused, events.StepVerified, events.StepRejected,

@@ -35,54 +35,20 @@ type Standing struct {
 //
 // A device that the user logged in with has a counter of its own, which an outsider can not touch. It is never locked:
 // once it has reached the rule's After it is given up, and the device counts with everybody else until a success.
+//
+// The function directory.attempt of the database does this.
 func (d *Directory) Begin(ctx context.Context, a Attempt) (Standing, error) {
 	return d.begins.Do(ctx, a)
 }
 
-// begin is one statement, so that counting and noting the verdict's row happen together or not at all. Counters are
-// locked in one order (devices, then shared ones, each by name), so that batches of several processes can not block each other.
-//
-// Of two deliveries of one event at the same moment, the second waits for the first one's counter and then fails on the
-// primary key of verdicts, which takes its count back; the repeat sees the first one's row.
 func (d *Directory) begin(ctx context.Context, attempts []Attempt) ([]Standing, error) {
 	const statement = `
-		WITH asked AS (
-			SELECT * FROM unnest($1::text[], $2::bytea[], $3::text[], $4::text[])
-				WITH ORDINALITY AS a (event, digest, authenticator, device, n)
-		), fresh AS (
-			SELECT * FROM asked a WHERE NOT EXISTS (SELECT FROM directory.verdicts v WHERE v.event = a.event)
-		), own AS (
-			INSERT INTO directory.counters AS c (authenticator, device, failures, changed_at)
-			SELECT authenticator, device, 1, $5 FROM fresh WHERE device <> '' ORDER BY authenticator
-			ON CONFLICT (authenticator, device) DO UPDATE SET failures = c.failures + 1, changed_at = $5
-				WHERE c.failures < $6
-			RETURNING authenticator
-		), shared AS (
-			INSERT INTO directory.counters AS c (authenticator, device, failures, locked_until, changed_at)
-			SELECT authenticator, '', 1, directory.lock_end(1, $5, $6, $7, $8, $9), $5
-			FROM fresh WHERE authenticator NOT IN (SELECT authenticator FROM own) ORDER BY authenticator
-			ON CONFLICT (authenticator, device) DO UPDATE SET failures = c.failures + 1, changed_at = $5,
-				locked_until = directory.lock_end(c.failures + 1, $5, $6, $7, $8, $9)
-				WHERE c.locked_until IS NULL OR c.locked_until <= $5
-			RETURNING authenticator
-		), noted AS (
-			INSERT INTO directory.verdicts (event, digest, counted_on, verdict, created_at)
-			SELECT event, digest, CASE
-					WHEN authenticator IN (SELECT authenticator FROM own) THEN device
-					WHEN authenticator IN (SELECT authenticator FROM shared) THEN ''
-				END, '', $5
-			FROM fresh WHERE authenticator IN (SELECT authenticator FROM own UNION ALL SELECT authenticator FROM shared) ORDER BY event
-			RETURNING event, counted_on
-		)
-		SELECT coalesce(n.counted_on, v.counted_on) IS NOT NULL, coalesce(v.verdict, ''),
-		       n.event IS NULL AND coalesce(c.changed_at > $5 - interval '1 second', false) AND EXISTS (SELECT FROM fresh f WHERE f.event = a.event)
-		FROM asked a
-		LEFT JOIN noted n ON n.event = a.event
-		LEFT JOIN directory.verdicts v ON v.event = a.event AND v.digest = a.digest
-		LEFT JOIN directory.counters c ON c.authenticator = a.authenticator AND c.device = ''
+		SELECT s.allowed, s.verdict, s.contended
+		FROM (SELECT * FROM unnest($6::text[], $7::bytea[], $8::text[], $9::text[])
+			WITH ORDINALITY AS a (event, digest, authenticator, device, n) ORDER BY authenticator) a, ` + attempt + `
 		ORDER BY a.n`
 	events, digests, authenticators, devices := columns(attempts)
-	args := append([]any{events, digests, authenticators, devices, d.now()}, d.rule.args()...)
+	args := append(d.rule.args(d.now()), events, digests, authenticators, devices)
 	var standings []Standing
 	err := again(func() error {
 		rows, err := d.db.Query(ctx, statement, args...)
@@ -97,6 +63,10 @@ func (d *Directory) begin(ctx context.Context, attempts []Attempt) ([]Standing, 
 	return standings, nil
 }
 
+// attempt counts each row of a (event, digest, authenticator, device), which must come in the order of authenticator, and is what
+// may become of it. The parameters $1 to $5 are those of [Rule.args].
+const attempt = `directory.attempt(a.event, a.digest, a.authenticator, a.device, $1, $2, $3, $4, $5) s`
+
 type finish struct {
 	Attempt
 	verdict string
@@ -104,7 +74,8 @@ type finish struct {
 }
 
 // Finish stores what an attempt came to, which must not be "". A right one takes back what its counter holds, and the
-// lock with it.
+// lock with it. It takes its time. So the verdict is given first, and finished before the event that asks for it is acked: if
+// the process dies in between, the event comes again and is allowed, and counted once as before.
 func (d *Directory) Finish(ctx context.Context, a Attempt, verdict string, right bool) error {
 	_, err := d.finishes.Do(ctx, finish{a, verdict, right})
 	return err
@@ -145,9 +116,9 @@ func columns(attempts []Attempt) (events []string, digests [][]byte, authenticat
 	return events, digests, authenticators, devices
 }
 
-// args are the rule's parameters in the order of the function directory.lock_end.
-func (r Rule) args() []any {
-	return []any{r.After, r.First.Seconds(), r.Max.Seconds(), r.DisableAfter}
+// args are the last parameters of the function directory.attempt.
+func (r Rule) args(now time.Time) []any {
+	return []any{now, r.After, r.First.Seconds(), r.Max.Seconds(), r.DisableAfter}
 }
 
 // again repeats a statement that another process undid: by the row of the same event, or to end a deadlock.

@@ -23,6 +23,9 @@ var ErrNotFound = errors.New("directory: no such user")
 // maxBatch is how many requests share a statement. Beyond it the gain is small, and locks are held for longer.
 const maxBatch = 64
 
+// finishLinger is how long what attempts came to waits for more of it. No login waits for that, see [Directory.Finish].
+const finishLinger = 10 * time.Millisecond
+
 // A Rule says when failures in a row lock an authenticator.
 type Rule struct {
 	After        int           // failures that lock it
@@ -39,6 +42,7 @@ type Directory struct {
 
 	lookups  *coalesce.Group[*Who, *Who, *Account]
 	accounts *coalesce.Group[string, string, bool]
+	claims   *coalesce.Group[string, *Claim, claimed]
 	begins   *coalesce.Group[string, Attempt, Standing]
 	finishes *coalesce.Group[string, finish, struct{}]
 }
@@ -49,8 +53,9 @@ func New(db *pgxpool.Pool, rule Rule, now func() time.Time) *Directory {
 	d.lookups = coalesce.New(d.lookUp, func(w *Who) *Who { return w }, maxBatch)
 	d.accounts = coalesce.New(d.mayLogIn, func(user string) string { return user }, maxBatch)
 	// One attempt per authenticator and batch: a statement can count on a row once.
+	d.claims = coalesce.New(d.claim, func(c *Claim) string { return c.Stranger }, maxBatch)
 	d.begins = coalesce.New(d.begin, func(a Attempt) string { return a.Authenticator }, maxBatch)
-	d.finishes = coalesce.New(d.finish, func(f finish) string { return f.Authenticator }, maxBatch)
+	d.finishes = coalesce.New(d.finish, func(f finish) string { return f.Authenticator }, maxBatch).Linger(finishLinger)
 	return d
 }
 
@@ -58,6 +63,7 @@ func New(db *pgxpool.Pool, rule Rule, now func() time.Time) *Directory {
 func (d *Directory) Close() {
 	d.lookups.Close()
 	d.accounts.Close()
+	d.claims.Close()
 	d.begins.Close()
 	d.finishes.Close()
 }
