@@ -66,16 +66,18 @@ func readStored(subject string, header nats.Header, data []byte) (*Event, error)
 	return e, nil
 }
 
-// read reads what the stream has of a login beyond what is known, in two waves: most logins have nothing in the second.
+// read reads what the stream has of a login beyond what is known: all at once of one that was challenged, else in two
+// waves, since most logins have nothing in the second.
 func (c *Client) read(ctx context.Context, known State) ([]*Event, error) {
-	found, err := c.readAll(ctx, known.Login, opening)
+	challenged := known.Round() > 0
+	found, err := c.readAll(ctx, known.Login, known.unread())
 	for _, e := range found {
 		known.Add(e)
 	}
-	if err != nil || known.Round() == 0 {
+	if err != nil || challenged || known.Round() == 0 {
 		return found, err
 	}
-	more, err := c.readAll(ctx, known.Login, known.missing())
+	more, err := c.readAll(ctx, known.Login, known.unread())
 	return append(found, more...), err
 }
 

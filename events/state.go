@@ -215,7 +215,17 @@ type address struct {
 // opening are the events without which a login has no others that gateways hear, and its endings.
 var opening = []address{{StepRequested, 0}, {StepLapsed, 0}, {StepClosed, 0}, {StepChallenged, 1}, {StepUndelivered, 1}}
 
-// missing lists the events that may exist and are not in the State.
+// unread lists the events to look for next: of a login without an outcome of any round only its opening, since nothing that
+// gateways hear is without that.
+func (s *State) unread() []address {
+	all := s.missing()
+	if s.Round() > 0 {
+		return all
+	}
+	return slices.DeleteFunc(all, func(a address) bool { return !slices.Contains(opening, a) })
+}
+
+// missing lists the events that may exist and are not in the State, or not as the broker has them.
 func (s *State) missing() []address {
 	var all []address
 	want := func(step Step, n int, have bool) {
@@ -223,7 +233,7 @@ func (s *State) missing() []address {
 			all = append(all, address{step, n})
 		}
 	}
-	want(StepRequested, 0, s.Requested != nil)
+	want(StepRequested, 0, s.Requested != nil && !s.Stored.IsZero())
 	want(StepLapsed, 0, s.Ended())
 	want(StepClosed, 0, s.Ended())
 	for round := 1; round <= Rounds; round++ {

@@ -201,6 +201,31 @@ func TestMissingEventsAreAsked(t *testing.T) {
 	}
 }
 
+// Nothing that is known is read again, and of a login that nobody was challenged in yet no more than can be there.
+func TestUnreadEvents(t *testing.T) {
+	login, start := sampleLogin(t)
+	s := State{Login: login}
+	expect := func(what string, want []address) {
+		t.Helper()
+		if got := s.unread(); !slices.Equal(got, want) {
+			t.Errorf("%s: %v, want %v", what, got, want)
+		}
+	}
+	expect("of an unknown login", []address{{StepRequested, 0}, {StepLapsed, 0}, {StepClosed, 0}, {StepChallenged, 1}, {StepUndelivered, 1}})
+	events := road(login, start)
+	own := *events[0]
+	own.Stored = time.Time{} // as its gateway has it, which does not know the broker's time of it
+	s.Add(&own)
+	expect("of an own login", []address{{StepRequested, 0}, {StepLapsed, 0}, {StepClosed, 0}, {StepChallenged, 1}, {StepUndelivered, 1}})
+	s.Add(events[0])
+	expect("once it was read", []address{{StepLapsed, 0}, {StepClosed, 0}, {StepChallenged, 1}, {StepUndelivered, 1}})
+	s.Add(events[1])
+	expect("after a challenge", s.missing())
+	if n := len(s.missing()); n != 2+(2*Rounds-1)+Attempts {
+		t.Errorf("%d events may exist after a challenge", n)
+	}
+}
+
 // Wrong numbers exhaust a push, not the login: what can be chosen then is another factor.
 func TestExhaustedFactor(t *testing.T) {
 	login, start := sampleLogin(t)

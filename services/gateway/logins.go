@@ -162,6 +162,7 @@ func (g *gateway) begin(r *http.Request, in startBody, cookies bool) (events.Log
 	if trace := r.Header.Get("Traceparent"); traceparent.MatchString(trace) {
 		request.Trace = trace
 	}
+	g.sessions.begin(login, request.User)
 	if login, err = g.client.Request(r.Context(), request); err == nil {
 		noteLogin(r, login)
 	}

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sync/singleflight"
 
 	"github.com/sekisho/sekisho/events"
+	"github.com/sekisho/sekisho/services/internal/directory"
 	"github.com/sekisho/sekisho/services/internal/httpapi"
 	"github.com/sekisho/sekisho/services/internal/sessions"
 )
@@ -37,6 +38,8 @@ type liveSessions struct {
 	now   func() time.Time
 	reads singleflight.Group
 
+	begun *lru.Cache[events.Login, string] // logins that this instance started, and the names of their users
+
 	mu    sync.Mutex
 	known *lru.Cache[events.Login, knownSession]
 }
@@ -52,7 +55,45 @@ func newLiveSessions(store *sessions.Store, now func() time.Time) (*liveSessions
 	if err != nil {
 		return nil, err
 	}
-	return &liveSessions{store: store, now: now, known: known}, nil
+	begun, err := lru.New[events.Login, string](maxSessions)
+	if err != nil {
+		return nil, err
+	}
+	return &liveSessions{store: store, now: now, begun: begun, known: known}, nil
+}
+
+// begin notes who logs in. A name that can not be one is nobody's, and is never granted anything.
+func (l *liveSessions) begin(login events.Login, user string) {
+	if name, err := directory.CanonicalName(user); err == nil {
+		l.begun.Add(login, name)
+	}
+}
+
+// granted is get for the login of a state that is granted. The grant says of the session what the record says, but for its
+// user's name. So for as long as the record would not be read again, it is not read at all where the login began.
+func (l *liveSessions) granted(ctx context.Context, state *events.State) (*sessions.Session, error) {
+	if name, ok := l.begun.Get(state.Login); ok {
+		l.learn(&sessions.Session{
+			Login: state.Login, User: state.Closed.User, Name: name, App: state.Closed.App, AMR: state.Closed.AMR, ACR: state.Closed.ACR,
+			AuthTime: state.Closed.AuthTime, Created: state.ClosedAt, LastSeen: state.ClosedAt, // nobody has used it yet
+			Idle:    2 * sessionAge,                                  // longer than this is believed; the first who comes with its token has the record read
+			Expires: state.Closed.Expires.Truncate(time.Microsecond), // as the record has it
+		})
+	}
+	return l.get(ctx, state.Login)
+}
+
+// learn takes in what a grant says of a session, of which nothing is known yet: it may have been revoked already.
+func (l *liveSessions) learn(session *sessions.Session) {
+	at := session.Created
+	if now := l.now(); at.After(now) { // by the broker's clock
+		at = now
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.known.Contains(session.Login) {
+		l.known.Add(session.Login, knownSession{session: session, at: at})
+	}
 }
 
 // revoked ends a session here at once.

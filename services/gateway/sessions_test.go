@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"net/http/httptest"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -143,6 +144,73 @@ func TestRevocationDuringARead(t *testing.T) {
 	}
 	if _, err := live.get(t.Context(), login); !errors.Is(err, errNobody) {
 		t.Errorf("and stays: %v", err)
+	}
+}
+
+// The grant itself tells the session to who started the login: nobody waits for the record then.
+func TestGrantIsNotReadBack(t *testing.T) {
+	w := newWorld(t)
+	app := w.app(w.gateway())
+	body := startBodyFor("0s")
+	body["tokens"], body["user"] = true, "ALICE" // who is alice in the record
+	v := app.post("/v1/logins", body).status(t, http.StatusCreated).view(t)
+	w.grant(v.login())
+	read, err := w.sessions.Get(t.Context(), v.login())
+	if err != nil {
+		t.Fatal(err)
+	}
+	lock, err := w.db.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := lock.Exec(t.Context(), `LOCK TABLE sessions.sessions`); err != nil {
+		t.Fatal(err)
+	}
+	app.header.Set("Authorization", "Bearer "+v.LoginToken)
+	granted := app.get("/v1/logins/"+v.ID+"?after=1&wait=30s").status(t, http.StatusOK).view(t)
+	if err := lock.Rollback(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	want := sessionView{User: "alice", AMR: read.AMR, ACR: read.ACR, Expires: read.Expires.UTC()}
+	if granted.SessionToken == "" || granted.Session == nil || !reflect.DeepEqual(*granted.Session, want) {
+		t.Errorf("granted %+v, want %+v", granted.Session, want)
+	}
+	w.later(sessionAge) // then the record counts again
+	if err := w.sessions.Remove(t.Context(), v.login()); err != nil {
+		t.Fatal(err)
+	}
+	if gone := app.get("/v1/logins/"+v.ID).status(t, http.StatusOK).view(t); gone.Session != nil || gone.SessionToken != "" {
+		t.Errorf("without a record: %+v", gone.Session)
+	}
+}
+
+// A session whose end was heard before its grant is none, and of an old grant the record counts.
+func TestGrantIsNotTheLastWord(t *testing.T) {
+	w := newWorld(t)
+	live, err := newLiveSessions(w.sessions, w.now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	login, err := events.NewLogin("web")
+	if err != nil {
+		t.Fatal(err)
+	}
+	live.begin(login, "alice")
+	state := &events.State{Login: login, ClosedAt: w.now(), Closed: &events.Closed{Outcome: events.Granted, User: alice, Expires: w.now().Add(time.Hour)}}
+	if session, err := live.granted(t.Context(), state); err != nil || session.Name != "alice" || session.Used() {
+		t.Errorf("%+v, %v", session, err)
+	}
+	live.revoked(login)
+	if _, err := live.granted(t.Context(), state); !errors.Is(err, errNobody) {
+		t.Errorf("revoked: %v", err)
+	}
+	if state.Login, err = events.NewLogin("web"); err != nil {
+		t.Fatal(err)
+	}
+	live.begin(state.Login, "alice")
+	w.later(sessionAge)
+	if _, err := live.granted(t.Context(), state); !errors.Is(err, errNobody) {
+		t.Errorf("without a record: %v", err)
 	}
 }
 

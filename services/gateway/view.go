@@ -125,7 +125,7 @@ const grantWindow = time.Minute
 
 // grant is the session of a granted login, nil if it is over, and its token while that may be given out.
 func (g *gateway) grant(ctx context.Context, state *events.State) (session *sessions.Session, token string, err error) {
-	session, err = g.sessions.get(ctx, state.Login)
+	session, err = g.sessions.granted(ctx, state)
 	if errors.Is(err, errNobody) {
 		return nil, "", nil
 	}

@@ -90,6 +90,14 @@ func look(ctx context.Context, log zerolog.Logger, wake <-chan struct{}, trouble
 	}
 }
 
+// wake wakes who looks at a channel of one place. Who has been woken and has not looked yet will find this too.
+func wake(looking chan<- struct{}) {
+	select {
+	case looking <- struct{}{}:
+	default:
+	}
+}
+
 // A delivery is a row that is due, and then what the provider says of it.
 type delivery struct {
 	Gateway    string

@@ -12,9 +12,11 @@ import (
 	"sync/atomic"
 	"time"
 
+	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/rs/zerolog"
 
 	"github.com/sekisho/sekisho/events"
+	"github.com/sekisho/sekisho/services/internal/bus"
 	"github.com/sekisho/sekisho/services/internal/config"
 	"github.com/sekisho/sekisho/services/internal/directory"
 	"github.com/sekisho/sekisho/services/internal/provider"
@@ -23,16 +25,19 @@ import (
 
 // A dispatcher puts the code of a round to the user by text message.
 //
-// It owns the rows of sms.sends. The intent of a round is written before any provider is asked, and the receipt before
-// the event is published, so that a delivery which follows a crash finds
+// It owns the rows of sms.sends. The intent of a round is written before any provider is asked, and the receipt a moment
+// after one took the message, so that a delivery which follows a crash finds
 //   - no row: nothing was sent;
-//   - an intent: a provider may have taken the message, so all are asked before it is sent again;
-//   - a receipt: the message is out, and only the event is missing.
+//   - an intent and the event: the message is out, and its receipt is lost;
+//   - an intent alone: a provider may have taken the message, so all are asked before it is sent again;
+//   - a receipt: the message is out, and only the event may be missing.
 //
 // Every message of a round carries the same code, so a second one does no harm where a provider could not tell.
 type dispatcher struct {
 	store      *store
 	phones     *directory.Phones
+	numbers    *lru.Cache[string, string] // numbers of users as they were last seen, which the store holds against those of today
+	published  func(ctx context.Context, login events.Login, step events.Step, n int) (*events.Event, error)
 	accounts   []account // in the order in which they are asked
 	codes      *textcode.Codes
 	secret     []byte // keys the hashes of numbers and the numbers of decoys
@@ -54,28 +59,28 @@ func (d *dispatcher) dispatch(ctx context.Context, e *events.Event, wanted *even
 	if wanted.Factor != events.SMS {
 		return nil, nil // another worker's
 	}
-	number, err := d.number(ctx, wanted)
-	if err != nil {
-		return nil, err
-	}
-	if number == "" {
-		return undelivered(e, events.UndeliveredRefused), nil // removed since the user was identified
-	}
 	at := d.now().UTC().Truncate(time.Microsecond) // as the row keeps it: a repeat says the same
 	r, reason := round{e.Login, e.N}, ""
-	row, err := d.store.intend(ctx, intent{r, wanted.User, d.mac("number", number), at})
+	row, err := d.intend(ctx, r, wanted, at)
 	switch {
 	case err != nil:
 		return nil, err
-	case row == nil:
+	case row.number == "": // removed since the user was identified
+		reason = events.UndeliveredRefused
+	case row.state == "":
 		reason = events.UndeliveredLimited
 	case row.state != stateIntent:
 		at = row.acceptedAt
 	case wanted.Decoy:
 		reason, err = d.pretend(ctx)
 	default:
+		if !row.fresh {
+			if _, err := d.published(ctx, e.Login, events.StepChallenged, e.N); !errors.Is(err, bus.ErrNotFound) {
+				return nil, err // nothing is missing; or nobody can tell
+			}
+		}
 		message := Message{
-			To: number, Body: text(wanted.Locale, wanted.App, d.codes.Code(e.Login, e.N)),
+			To: row.number, Body: text(wanted.Locale, wanted.App, d.codes.Code(e.Login, e.N)),
 			Tag: tag(r), NotAfter: d.expiry(wanted, at),
 		}
 		reason, err = d.deliver(ctx, r, message, row.fresh, at)
@@ -87,7 +92,7 @@ func (d *dispatcher) dispatch(ctx context.Context, e *events.Event, wanted *even
 		return undelivered(e, reason), nil
 	}
 	return []*events.Event{events.New(e.Login, e.N, &events.Challenged{
-		Factor: events.SMS, Hint: hint(number), Expires: d.expiry(wanted, at), ResendAt: at.Add(d.validity.ResendAfter),
+		Factor: events.SMS, Hint: hint(row.number), Expires: d.expiry(wanted, at), ResendAt: at.Add(d.validity.ResendAfter),
 		Choices: append([]events.Factor{events.SMS}, wanted.Left...),
 	})}, nil
 }
@@ -105,14 +110,49 @@ func (d *dispatcher) expiry(wanted *events.Wanted, at time.Time) time.Time {
 	return expires
 }
 
-// number is the user's phone number, "" when there is none; for a decoy, digits that stay the same at each try and that
-// nobody ever dials.
-func (d *dispatcher) number(ctx context.Context, wanted *events.Wanted) (string, error) {
+// rememberedNumbers bounds the memory of numbers, at about 200 bytes each.
+const rememberedNumbers = 10_000
+
+// intend writes the intent of a round for the number that the user has at this moment. The limits count numbers by a hash that
+// the database can not make, so a first statement tells the number of a user whom this process has not seen before. Decoys
+// take the same way, so that nobody tells them apart by time.
+func (d *dispatcher) intend(ctx context.Context, r round, wanted *events.Wanted, at time.Time) (send, error) {
+	name := wanted.User
 	if wanted.Decoy {
-		n := binary.BigEndian.Uint64(d.mac("decoy", wanted.User))
-		return fmt.Sprintf("?%08d", n%1e8), nil
+		name = "?" + name // who is a decoy in one login may be challenged in another
 	}
-	return d.phones.Number(ctx, wanted.User)
+	number, _ := d.numbers.Get(name)
+	for {
+		row, err := d.store.intend(ctx, intent{r, wanted.User, number, wanted.Decoy, d.mac("number", number), at})
+		if err != nil {
+			return send{}, err
+		}
+		if wanted.Decoy && number == "" {
+			row.number = d.nobodys(wanted.User)
+		}
+		if row.number == number {
+			return row, nil
+		}
+		number = row.number
+		d.numbers.Add(name, number)
+	}
+}
+
+// nobodys is the number of a decoy: digits that stay the same at each try and that nobody ever dials.
+func (d *dispatcher) nobodys(user string) string {
+	return fmt.Sprintf("?%08d", binary.BigEndian.Uint64(d.mac("decoy", user))%1e8)
+}
+
+// record writes receipts down as they come, until ctx ends.
+func (d *dispatcher) record(ctx context.Context) error {
+	return look(ctx, d.log, d.store.taken, "can not record accepted messages", func(ctx context.Context) (more bool, err error) {
+		select {
+		case <-time.After(receiptDelay):
+			return false, d.store.record(ctx)
+		case <-ctx.Done():
+			return false, nil // close does it
+		}
+	})
 }
 
 // pretend takes a decoy down the road of the last real message. It returns the reason why that one was not delivered.
@@ -130,12 +170,12 @@ func (d *dispatcher) pretend(ctx context.Context) (reason string, err error) {
 
 // deliver hands a message to the first provider that takes it. It returns the reason when none does.
 func (d *dispatcher) deliver(ctx context.Context, r round, m Message, fresh bool, at time.Time) (reason string, err error) {
+	began := d.now()
 	by, receipt, failures := d.hand(ctx, m, fresh)
+	took := d.now().Sub(began)
 	if by != "" {
-		d.last.Store(&course{took: d.now().Sub(at)})
-		if err := d.store.accept(ctx, accepted{r, by, receipt, at}); err != nil {
-			return "", err
-		}
+		d.last.Store(&course{took: took})
+		d.store.accept(accepted{r, by, receipt, at})
 		d.deliveries.count(by, receipt.State)
 		return "", nil
 	}
@@ -143,7 +183,7 @@ func (d *dispatcher) deliver(ctx context.Context, r round, m Message, fresh bool
 		return "", fmt.Errorf("smsdispatcher: send: %w", ctx.Err())
 	}
 	if reason = reasonOf(failures); reason != events.UndeliveredRefused { // that one is the number's fault
-		d.last.Store(&course{took: d.now().Sub(at), reason: reason})
+		d.last.Store(&course{took: took, reason: reason})
 	}
 	heard := slices.ContainsFunc(failures, func(err error) bool { return !provider.Unsent(err) })
 	if fresh && !heard {

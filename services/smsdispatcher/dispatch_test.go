@@ -105,6 +105,11 @@ func (s *site) start(t testing.TB) *dispatcher {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if env.Bus == nil {
+		d.published = func(context.Context, events.Login, events.Step, int) (*events.Event, error) {
+			return nil, bus.ErrNotFound
+		}
+	}
 	t.Cleanup(func() {
 		for _, a := range d.accounts {
 			a.close()
@@ -148,7 +153,17 @@ func (s *site) wanted(t testing.TB, user string) *events.Event {
 	return e
 }
 
+// dispatch handles an event, and sees to it that the receipt is recorded.
 func dispatch(t testing.TB, d *dispatcher, e *events.Event) events.Data {
+	t.Helper()
+	data := dispatchOnly(t, d, e)
+	if err := d.store.record(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return data
+}
+
+func dispatchOnly(t testing.TB, d *dispatcher, e *events.Event) events.Data {
 	t.Helper()
 	out, err := d.dispatch(t.Context(), e, e.Data.(*events.Wanted))
 	if err != nil {
@@ -237,6 +252,9 @@ func TestRedelivery(t *testing.T) {
 			s.send(t, d, e, 1)
 			s.fault(t, simulators.SMS, simulators.Fault{Mode: simulators.Error})
 		}, []string{"sent twilio"}},
+		"challenged, not recorded": {func(t *testing.T, s *site, d *dispatcher, e *events.Event) {
+			dispatchOnly(t, d, e)
+		}, []string{"accepted karaden"}},
 		"recorded, not published": {func(t *testing.T, s *site, d *dispatcher, e *events.Event) {
 			dispatch(t, d, e)
 		}, []string{"accepted karaden"}},
@@ -257,10 +275,137 @@ func TestRedelivery(t *testing.T) {
 	}
 }
 
+// Who finds an intent and its event knows that the message is out, also if no provider can tell.
+func TestPublishedButNotRecorded(t *testing.T) {
+	s := newSite(t)
+	e := s.wanted(t, "alice")
+	challenged := dispatchOnly(t, s.start(t), e)
+	for _, name := range []string{simulators.SMS, simulators.SMS2} {
+		s.fault(t, name, simulators.Fault{Mode: simulators.Error})
+	}
+	next := s.start(t)
+	var asked []string
+	next.published = func(_ context.Context, login events.Login, step events.Step, n int) (*events.Event, error) {
+		asked = append(asked, login.EventID(step, n))
+		return events.New(login, n, challenged), nil
+	}
+	calls := len(s.Calls(simulators.SMS)) + len(s.Calls(simulators.SMS2))
+	out, err := next.dispatch(t.Context(), e, e.Data.(*events.Wanted))
+	if err != nil || len(out) != 0 {
+		t.Errorf("%d events, %v", len(out), err)
+	}
+	expect(t, "asked for", asked, []string{e.Login.EventID(events.StepChallenged, 1)})
+	expect(t, "calls", len(s.Calls(simulators.SMS))+len(s.Calls(simulators.SMS2)), calls)
+	expect(t, "messages", len(s.Messages(phone)), 1)
+}
+
+// A bus that can not tell whether the event is out holds a message up that may be.
+func TestNobodyKnowsWhetherItIsPublished(t *testing.T) {
+	s := newSite(t)
+	e, d := s.wanted(t, "alice"), s.start(t)
+	s.intend(t, d, e)
+	down := errors.New("down")
+	d.published = func(context.Context, events.Login, events.Step, int) (*events.Event, error) { return nil, down }
+	if _, err := d.dispatch(t.Context(), e, e.Data.(*events.Wanted)); !errors.Is(err, down) {
+		t.Errorf("error %v", err)
+	}
+	expect(t, "messages", len(s.Messages(phone)), 0)
+}
+
+// An event that could not be published is delivered again at once: this process knows of the receipt, also if it is not
+// written down yet.
+func TestRepeatBeforeTheReceiptIsRecorded(t *testing.T) {
+	s := newSite(t)
+	e, d := s.wanted(t, "alice"), s.start(t)
+	first := dispatchOnly(t, d, e)
+	for _, name := range []string{simulators.SMS, simulators.SMS2} {
+		s.fault(t, name, simulators.Fault{Mode: simulators.Error})
+	}
+	s.pass(time.Second)
+	expect(t, "repeat", dispatchOnly(t, d, e), first)
+	expect(t, "messages", len(s.Messages(phone)), 1)
+	expect(t, "rows", s.states(t), []string{"accepted karaden"})
+}
+
+// A receipt that can not be written is kept, and a worker that stops leaves none.
+func TestReceiptsAreKept(t *testing.T) {
+	s := newSite(t)
+	d := s.start(t)
+	dispatchOnly(t, d, s.wanted(t, "alice"))
+	away, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := d.store.record(away); !errors.Is(err, context.Canceled) {
+		t.Errorf("error %v, want that of the context", err)
+	}
+	expect(t, "rows", s.states(t), []string{"intent"})
+	if err := d.store.close(); err != nil {
+		t.Error(err)
+	}
+	expect(t, "rows of a worker that stopped", s.states(t), []string{"accepted karaden"})
+	expect(t, "receipts to record", len(d.store.receipts), 0)
+}
+
+// The loop records receipts by itself.
+func TestReceiptsAreRecorded(t *testing.T) {
+	s := newSite(t)
+	d := s.start(t)
+	ctx, stop := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- d.record(ctx) }()
+	e := s.wanted(t, "alice")
+	dispatchOnly(t, d, e)
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for d.store.unrecorded(round{e.Login, e.N}) {
+		select {
+		case <-tick.C:
+		case <-t.Context().Done():
+			t.Fatal("not recorded")
+		}
+	}
+	expect(t, "rows", s.states(t), []string{"accepted karaden"})
+	stop()
+	expect(t, "error", <-done, error(nil))
+}
+
+// What a process remembers of a number is a guess: the message goes to the number of this moment, or to none.
+func TestNumberChanges(t *testing.T) {
+	s := newSite(t, func(c *config.Config) { c.Limits.SMSPerNumber = 2 })
+	d := s.start(t)
+	const other = "+819011112222"
+	alice := func() events.Data { return dispatch(t, d, s.wanted(t, "alice")) }
+	alice()
+	s.sql(t, `UPDATE directory.phones SET number = $1 WHERE user_id = 'alice'`, other)
+	expect(t, "hint", alice().(*events.Challenged).Hint, hint(other))
+	alice()
+	expect(t, "messages to each", [2]int{len(s.Messages(phone)), len(s.Messages(other))}, [2]int{1, 2})
+	expect(t, "over the limit of the new number", alice(), undeliveredFor(events.UndeliveredLimited))
+	s.sql(t, `DELETE FROM directory.phones WHERE user_id = 'alice'`)
+	expect(t, "without a number", alice(), undeliveredFor(events.UndeliveredRefused))
+	s.sql(t, `INSERT INTO directory.phones (user_id, number, changed_at) VALUES ('alice', $1, now())`, phone)
+	alice()
+	expect(t, "over the limit of the old number", alice(), undeliveredFor(events.UndeliveredLimited))
+	expect(t, "messages to each", [2]int{len(s.Messages(phone)), len(s.Messages(other))}, [2]int{2, 2})
+}
+
+// Intents whose numbers are not known yet count for nobody's limit.
+func TestUnknownNumbersDoNotCount(t *testing.T) {
+	s := newSite(t, func(c *config.Config) { c.Limits.SMSPerUser, c.Limits.SMSPerNumber = 1, 1 })
+	d := s.start(t)
+	ask := func(number string) intent {
+		return intent{round{s.wanted(t, "alice").Login, 1}, "alice", number, false, d.mac("number", number), s.clock()}
+	}
+	rows, err := d.store.writeIntents(t.Context(), []intent{ask(""), ask(phone), ask(phone)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	expect(t, "rows", rows, []send{{number: phone}, {number: phone, state: stateIntent, fresh: true}, {number: phone}})
+}
+
 func (s *site) intend(t *testing.T, d *dispatcher, e *events.Event) {
 	t.Helper()
 	user := e.Data.(*events.Wanted).User
-	if row, err := d.store.intend(t.Context(), intent{round{e.Login, e.N}, user, d.mac("number", phone), s.clock()}); err != nil || row == nil || !row.fresh {
+	if row, err := d.store.intend(t.Context(), intent{round{e.Login, e.N}, user, phone, false, d.mac("number", phone), s.clock()}); err != nil || !row.fresh {
 		t.Fatalf("intend: %+v, %v", row, err)
 	}
 }
@@ -503,6 +648,19 @@ func TestDecoy(t *testing.T) {
 	expect(t, "decoy in an outage", dispatch(t, d, s.decoy(t, "ghost-1")), undeliveredFor(events.UndeliveredDown))
 	expect(t, "decoy over the limit", dispatch(t, d, s.decoy(t, "ghost-1")), undeliveredFor(events.UndeliveredLimited))
 	expect(t, "messages", len(s.Messages("")), 1)
+}
+
+// Who is a decoy in one login and challenged in another is shown the real number in that one only.
+func TestDecoyOfAUser(t *testing.T) {
+	s := newSite(t)
+	d := s.start(t)
+	real := dispatch(t, d, s.wanted(t, "alice")).(*events.Challenged)
+	decoy := dispatch(t, d, s.decoy(t, "alice")).(*events.Challenged)
+	if decoy.Hint == real.Hint {
+		t.Error("the decoy has the user's hint")
+	}
+	expect(t, "hint after the decoy", dispatch(t, d, s.wanted(t, "alice")).(*events.Challenged).Hint, real.Hint)
+	expect(t, "messages", len(s.Messages("")), 2)
 }
 
 // A decoy takes the time that the last real message took, and ends with its worker.

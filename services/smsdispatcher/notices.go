@@ -117,10 +117,7 @@ func (n *notices) intend(ctx context.Context, stored []bus.Stored) error {
 	if err := n.store.db.SendBatch(ctx, batch).Close(); err != nil {
 		return fmt.Errorf("smsdispatcher: write intents of notices: %w", err)
 	}
-	select {
-	case n.fresh <- struct{}{}:
-	default: // it has been woken, and will find these too
-	}
+	wake(n.fresh)
 	if dropped > 0 {
 		n.log.Warn().Int("notices", dropped).Msg("changes of phones not told by text message: more than limits.notices_per_user")
 	}

@@ -16,6 +16,8 @@ import (
 	"fmt"
 	"time"
 
+	lru "github.com/hashicorp/golang-lru/v2"
+
 	"github.com/sekisho/sekisho/events"
 	"github.com/sekisho/sekisho/services/internal/bus"
 	"github.com/sekisho/sekisho/services/internal/config"
@@ -65,13 +67,14 @@ func Build(ctx context.Context, env *runtime.Env) (*runtime.Worker, error) {
 	notices := newNotices(env, d, patience)
 	return &runtime.Worker{
 		Handlers: []bus.Handler{bus.On(d.dispatch).Concurrency(env.Config.SMS.Concurrency).Timeout(patience)},
-		Run:      []func(context.Context) error{d.deliveries.follow, notices.follow, notices.tell},
+		Run:      []func(context.Context) error{d.record, d.deliveries.follow, notices.follow, notices.tell},
 		Close: func() {
 			for _, a := range d.accounts {
 				a.close()
 			}
-			d.store.close()
-			d.phones.Close()
+			if err := d.store.close(); err != nil {
+				env.Log.Warn().Err(err).Msg("the last accepted messages are not recorded")
+			}
 		},
 	}, nil
 }
@@ -89,10 +92,15 @@ func newDispatcher(env *runtime.Env) (*dispatcher, error) {
 	if err != nil {
 		return nil, fmt.Errorf("smsdispatcher: %w", err)
 	}
+	numbers, err := lru.New[string, string](rememberedNumbers)
+	if err != nil {
+		return nil, fmt.Errorf("smsdispatcher: %w", err)
+	}
 	cfg := env.Config
 	d := &dispatcher{
-		store: newStore(env.DB, cfg.Limits.SMSPerUser, cfg.Limits.SMSPerNumber), phones: directory.NewPhones(env.DB),
-		codes: codes, secret: secret, validity: cfg.Code, log: env.Log, now: env.Now,
+		store: newStore(env.DB, cfg.Limits.SMSPerUser, cfg.Limits.SMSPerNumber), phones: directory.NewPhones(env.DB), numbers: numbers,
+		published: env.Bus.Event,
+		codes:     codes, secret: secret, validity: cfg.Code, log: env.Log, now: env.Now,
 	}
 	for _, p := range cfg.SMS.Providers {
 		a, err := open(p, env)

@@ -5,7 +5,9 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
+	"maps"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -28,24 +30,28 @@ type store struct {
 	perUser   int // messages in limitWindow
 	perNumber int
 
-	intents  *coalesce.Group[round, intent, *send]
-	receipts *coalesce.Group[round, accepted, struct{}]
+	intents *coalesce.Group[round, intent, send]
+
+	mu       sync.Mutex
+	receipts map[round]accepted // that are not in the table yet
+	taken    chan struct{}      // wakes who records: there are receipts
 }
 
 // maxBatch is how many rounds share a statement.
 const maxBatch = 64
 
 func newStore(db *pgxpool.Pool, perUser, perNumber int) *store {
-	s := &store{db: db, perUser: perUser, perNumber: perNumber}
+	s := &store{db: db, perUser: perUser, perNumber: perNumber, receipts: make(map[round]accepted), taken: make(chan struct{}, 1)}
 	s.intents = coalesce.New(s.writeIntents, func(i intent) round { return i.round }, maxBatch)
-	s.receipts = coalesce.New(s.writeReceipts, func(a accepted) round { return a.round }, maxBatch)
 	return s
 }
 
-// close waits for what is under way.
-func (s *store) close() {
+// close waits for what is under way, and records the last receipts.
+func (s *store) close() error {
 	s.intents.Close()
-	s.receipts.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), closeWait)
+	defer cancel()
+	return s.record(ctx)
 }
 
 // A round names the row of one message.
@@ -56,7 +62,8 @@ type round struct {
 
 // A send is what the row of a round says when a handler comes to it.
 type send struct {
-	state      State
+	number     string    // the user's at this moment, "" for none. If it is not that of the intent nothing was done
+	state      State     // "" where a limit forbids the message
 	acceptedAt time.Time // zero while the state is an intent
 	fresh      bool      // this call wrote the intent: no provider has been asked yet
 }
@@ -65,67 +72,95 @@ type send struct {
 type intent struct {
 	round
 	user   string
-	number []byte // keyed hash
+	number string // what the caller takes for the user's; "" to be told
+	decoy  bool   // the number is nobody's, and right
+	hash   []byte // keyed, of the number
 	at     time.Time
 }
 
-// intend writes the intent of a round, or finds the row of an earlier delivery. It returns nil when a limit forbids the
-// message. Two intents of one user, or to one number, are counted one after the other under advisory locks, in whatever
-// process they arise, so a limit is never exceeded.
-func (s *store) intend(ctx context.Context, i intent) (*send, error) { return s.intents.Do(ctx, i) }
+// intend writes the intent of a round, or finds the row of an earlier delivery, if the user has the number of the intent. Two
+// intents of one user, or to one number, are counted one after the other under advisory locks, in whatever process they
+// arise, so a limit is never exceeded.
+func (s *store) intend(ctx context.Context, i intent) (send, error) {
+	if s.unrecorded(i.round) { // the event could not be published; its message is out
+		if err := s.record(ctx); err != nil {
+			return send{}, err
+		}
+	}
+	return s.intents.Do(ctx, i)
+}
 
-func (s *store) writeIntents(ctx context.Context, list []intent) ([]*send, error) {
+func (s *store) writeIntents(ctx context.Context, list []intent) ([]send, error) {
+	var known []intent
+	for _, i := range list {
+		if i.number != "" {
+			known = append(known, i)
+		}
+	}
+	fresh, err := s.insert(ctx, known)
+	if err != nil {
+		return nil, err
+	}
+	found := make([]send, len(list))
+	var others []int // places in the list
+	for n, i := range list {
+		if _, ok := fresh[i.round]; ok {
+			found[n] = send{number: i.number, state: stateIntent, fresh: true}
+		} else {
+			others = append(others, n)
+		}
+	}
+	return found, s.find(ctx, list, others, found)
+}
+
+// insert writes intents, and returns those rounds for which it did.
+func (s *store) insert(ctx context.Context, list []intent) (map[round]struct{}, error) {
+	if len(list) == 0 {
+		return nil, nil
+	}
 	var (
-		gateways, logins, users []string
-		rounds                  []int16
-		numbers                 [][]byte
-		times                   []time.Time
-		locks                   []int64
-		latest                  time.Time
+		gateways, logins, users, numbers []string
+		rounds, ofUser, ofNumber         []int16
+		decoys                           []bool
+		hashes                           [][]byte
+		times                            []time.Time
+		locks                            []int64
+		latest                           time.Time
 	)
+	counts := make(map[string]int16) // intents of one user, or to one number, count by their place, written or not
+	count := func(key string) int16 { counts[key]++; return counts[key] }
 	for _, i := range list {
 		gateways, logins, rounds = append(gateways, i.login.Gateway), append(logins, i.login.ID), append(rounds, int16(i.n))
-		users, numbers, times = append(users, i.user), append(numbers, i.number), append(times, i.at)
-		locks = append(locks, lockKey("user", []byte(i.user)), lockKey("number", i.number))
+		users, numbers, decoys = append(users, i.user), append(numbers, i.number), append(decoys, i.decoy)
+		hashes, times = append(hashes, i.hash), append(times, i.at)
+		ofUser, ofNumber = append(ofUser, count("user "+i.user)), append(ofNumber, count("number "+i.number))
+		locks = append(locks, lockKey("user", []byte(i.user)), lockKey("number", i.hash))
 		if i.at.After(latest) {
 			latest = i.at
 		}
 	}
 	slices.Sort(locks) // everybody in the same order, so that nobody waits in a circle
 
-	// The batch is one transaction. The second statement sees what was committed until the first got its locks. Intents of the
-	// same user or number within it count by their place.
+	// The batch is one transaction. The second statement sees what was committed until the first got its locks. An intent whose
+	// number is not the user's any more, or whose row is there, is left out.
 	batch := &pgx.Batch{}
 	batch.Queue(`SELECT pg_advisory_xact_lock(k) FROM unnest($1::bigint[]) k`, slices.Compact(locks))
-	found := make([]*send, len(list))
+	fresh := make(map[round]struct{}, len(list))
 	batch.Queue(`
-		WITH asked AS (
-			SELECT *, row_number() OVER (PARTITION BY user_id ORDER BY n) AS of_user, row_number() OVER (PARTITION BY number_hash ORDER BY n) AS of_number
-			FROM unnest($1::text[], $2::uuid[], $3::smallint[], $4::text[], $5::bytea[], $6::timestamptz[])
-				WITH ORDINALITY AS a (gateway, login, round, user_id, number_hash, at, n)
-		), earlier AS (
-			SELECT a.n, s.state, s.accepted_at FROM asked a JOIN sms.sends s USING (gateway, login, round)
-		), fresh AS (
-			INSERT INTO sms.sends (gateway, login, round, user_id, number_hash, state, created_at)
-			SELECT gateway, login, round, user_id, number_hash, 'intent', at FROM asked a
-			WHERE NOT EXISTS (SELECT FROM earlier e WHERE e.n = a.n)
-			  AND of_user + (SELECT count(*) FROM sms.sends s WHERE s.user_id = a.user_id AND s.created_at > $7) <= $8
-			  AND of_number + (SELECT count(*) FROM sms.sends s WHERE s.number_hash = a.number_hash AND s.created_at > $7) <= $9
-			RETURNING gateway, login, round
-		)
-		SELECT n, state, accepted_at, false FROM earlier
-		UNION ALL SELECT a.n, 'intent', NULL, true FROM asked a JOIN fresh USING (gateway, login, round)`,
-		gateways, logins, rounds, users, numbers, times, latest.Add(-limitWindow), s.perUser, s.perNumber,
+		INSERT INTO sms.sends (gateway, login, round, user_id, number_hash, state, created_at)
+		SELECT gateway, login, round, user_id, number_hash, 'intent', at
+		FROM unnest($1::text[], $2::uuid[], $3::smallint[], $4::text[], $5::text[], $6::bool[], $7::bytea[], $8::timestamptz[], $9::smallint[], $10::smallint[])
+			AS a (gateway, login, round, user_id, number, decoy, number_hash, at, of_user, of_number)
+		WHERE (decoy OR EXISTS (SELECT FROM directory.phones p WHERE p.user_id = a.user_id AND p.number = a.number))
+		  AND of_user + (SELECT count(*) FROM sms.sends s WHERE s.user_id = a.user_id AND s.created_at > $11) <= $12
+		  AND of_number + (SELECT count(*) FROM sms.sends s WHERE s.number_hash = a.number_hash AND s.created_at > $11) <= $13
+		ON CONFLICT DO NOTHING
+		RETURNING gateway, login::text, round`,
+		gateways, logins, rounds, users, numbers, decoys, hashes, times, ofUser, ofNumber, latest.Add(-limitWindow), s.perUser, s.perNumber,
 	).Query(func(rows pgx.Rows) error {
-		var n int
-		var state State
-		var at *time.Time
-		var fresh bool
-		_, err := pgx.ForEachRow(rows, []any{&n, &state, &at, &fresh}, func() error {
-			found[n-1] = &send{state: state, fresh: fresh}
-			if at != nil {
-				found[n-1].acceptedAt = at.UTC()
-			}
+		var r round
+		_, err := pgx.ForEachRow(rows, []any{&r.login.Gateway, &r.login.ID, &r.n}, func() error {
+			fresh[r] = struct{}{}
 			return nil
 		})
 		return err
@@ -133,7 +168,46 @@ func (s *store) writeIntents(ctx context.Context, list []intent) ([]*send, error
 	if err := s.db.SendBatch(ctx, batch).Close(); err != nil {
 		return nil, fmt.Errorf("smsdispatcher: write intents of sends: %w", err)
 	}
-	return found, nil
+	return fresh, nil
+}
+
+// find tells why there are intents that were not written: the number, an earlier row, or else a limit.
+func (s *store) find(ctx context.Context, list []intent, places []int, found []send) error {
+	if len(places) == 0 {
+		return nil
+	}
+	var gateways, logins, users []string
+	var rounds []int16
+	for _, n := range places {
+		i := list[n]
+		gateways, logins, rounds, users = append(gateways, i.login.Gateway), append(logins, i.login.ID), append(rounds, int16(i.n)), append(users, i.user)
+	}
+	rows, err := s.db.Query(ctx, `
+		SELECT a.n, coalesce(p.number, ''), coalesce(s.state, ''), s.accepted_at
+		FROM unnest($1::text[], $2::uuid[], $3::smallint[], $4::text[]) WITH ORDINALITY AS a (gateway, login, round, user_id, n)
+		LEFT JOIN directory.phones p USING (user_id) LEFT JOIN sms.sends s USING (gateway, login, round)`,
+		gateways, logins, rounds, users)
+	if err != nil {
+		return fmt.Errorf("smsdispatcher: find sends: %w", err)
+	}
+	var n int
+	var row send
+	var at *time.Time
+	_, err = pgx.ForEachRow(rows, []any{&n, &row.number, &row.state, &at}, func() error {
+		place := places[n-1]
+		if row.acceptedAt = (time.Time{}); at != nil {
+			row.acceptedAt = at.UTC()
+		}
+		if list[place].decoy {
+			row.number = list[place].number
+		}
+		found[place] = row
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("smsdispatcher: find sends: %w", err)
+	}
+	return nil
 }
 
 // An accepted is a message that a provider took.
@@ -144,13 +218,49 @@ type accepted struct {
 	at       time.Time
 }
 
-// accept records that a provider took the message of a round.
-func (s *store) accept(ctx context.Context, a accepted) error {
-	_, err := s.receipts.Do(ctx, a)
-	return err
+const (
+	// receiptDelay is for more receipts to come, so that they share a statement. No failed delivery is repeated sooner.
+	receiptDelay = 50 * time.Millisecond
+	closeWait    = 5 * time.Second // for the last receipts of a worker that stops
+)
+
+// accept has it recorded that a provider took the message of a round, together with others. Nobody waits for that: what a
+// process leaves that dies before is an intent, and the next one sees from the event, or hears from the providers, that the
+// message is out. Should the event be out and acked, all that is lost is what became of the message later.
+func (s *store) accept(a accepted) {
+	s.mu.Lock()
+	s.receipts[a.round] = a
+	s.mu.Unlock()
+	wake(s.taken)
 }
 
-func (s *store) writeReceipts(ctx context.Context, list []accepted) ([]struct{}, error) {
+// record writes the receipts down that have come. What can not be written is kept for the next time.
+func (s *store) record(ctx context.Context) error {
+	s.mu.Lock()
+	list := slices.Collect(maps.Values(s.receipts))
+	s.mu.Unlock()
+	if len(list) == 0 {
+		return nil
+	}
+	if err := s.writeReceipts(ctx, list); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, a := range list {
+		delete(s.receipts, a.round)
+	}
+	return nil
+}
+
+func (s *store) unrecorded(r round) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, ok := s.receipts[r]
+	return ok
+}
+
+func (s *store) writeReceipts(ctx context.Context, list []accepted) error {
 	var (
 		gateways, logins, states, providers, ids []string
 		rounds                                   []int16
@@ -169,9 +279,9 @@ func (s *store) writeReceipts(ctx context.Context, list []accepted) ([]struct{},
 		WHERE s.gateway = a.gateway AND s.login = a.login AND s.round = a.round AND s.state = 'intent'`,
 		gateways, logins, rounds, states, providers, ids, times, checks)
 	if err != nil {
-		return nil, fmt.Errorf("smsdispatcher: record accepted sends: %w", err)
+		return fmt.Errorf("smsdispatcher: record accepted sends: %w", err)
 	}
-	return make([]struct{}, len(list)), nil
+	return nil
 }
 
 // withdraw takes the intent of a round back that no provider heard of, so that it does not count.

@@ -34,7 +34,7 @@ var Workers = []Row{
 		Publish: []string{"session.revoked.*.*"},
 		Consumes: []events.Step{events.StepAssessed, events.StepRefused, events.StepVerified, events.StepRejected,
 			events.StepUndelivered, events.StepChosen, events.StepCancelled, events.StepLapsed}},
-	{Worker: "smsdispatcher", Consumes: []events.Step{events.StepWanted}, Streams: []string{streamAccount}},
+	{Worker: "smsdispatcher", Consumes: []events.Step{events.StepWanted}, Reads: []events.Step{events.StepChallenged}, Streams: []string{streamAccount}},
 	{Worker: "pushnotifier", Consumes: []events.Step{events.StepWanted, events.StepAnswered, events.StepAssessed}, History: true,
 		Reads:   []events.Step{events.StepChallenged, events.StepRejected, events.StepVerified},
 		Publish: []string{"account.*.*", "alert.*.*", "session.revoked.*.*", events.HintSubject("*", "*")},

@@ -8,8 +8,6 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/nyaruka/phonenumbers"
-
-	"github.com/sekisho/sekisho/services/internal/coalesce"
 )
 
 // ErrPhone says that a text can not be a phone number.
@@ -30,24 +28,11 @@ func ParsePhone(number, region string) (string, error) {
 
 // Phones looks phone numbers and languages up. The role of smsdispatcher can read this of the directory and nothing else.
 type Phones struct {
-	db      *pgxpool.Pool
-	numbers *coalesce.Group[string, string, string]
+	db *pgxpool.Pool
 }
 
 // NewPhones makes a Phones; the pool stays the caller's.
-func NewPhones(db *pgxpool.Pool) *Phones {
-	p := &Phones{db: db}
-	p.numbers = coalesce.New(p.lookUp, func(user string) string { return user }, maxBatch)
-	return p
-}
-
-// Close waits for what is under way.
-func (p *Phones) Close() { p.numbers.Close() }
-
-// Number is a user's phone number in E.164, "" when there is none.
-func (p *Phones) Number(ctx context.Context, user string) (string, error) {
-	return p.numbers.Do(ctx, user)
-}
+func NewPhones(db *pgxpool.Pool) *Phones { return &Phones{db: db} }
 
 // Contact is a user's phone number in E.164 and language ("ja" or "en"), "" when there is no number.
 func (p *Phones) Contact(ctx context.Context, user string) (number, locale string, err error) {
@@ -58,18 +43,4 @@ func (p *Phones) Contact(ctx context.Context, user string) (number, locale strin
 		return "", "", fmt.Errorf("directory: contact: %w", err)
 	}
 	return number, locale, nil
-}
-
-func (p *Phones) lookUp(ctx context.Context, users []string) ([]string, error) {
-	rows, err := p.db.Query(ctx, `
-		SELECT coalesce(p.number, '') FROM unnest($1::text[]) WITH ORDINALITY AS q (user_id, n)
-		LEFT JOIN directory.phones p USING (user_id) ORDER BY q.n`, users)
-	if err != nil {
-		return nil, fmt.Errorf("directory: phone numbers: %w", err)
-	}
-	numbers, err := pgx.CollectRows(rows, pgx.RowTo[string])
-	if err != nil {
-		return nil, fmt.Errorf("directory: phone numbers: %w", err)
-	}
-	return numbers, nil
 }
