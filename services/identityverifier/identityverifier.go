@@ -26,7 +26,6 @@ const Name = "identityverifier"
 var Service = runtime.Service{Name: Name, Build: Build}
 
 type verifier struct {
-	bus      *bus.Bus
 	users    *directory.Directory
 	sessions *sessions.Store
 	hasher   *directory.Hasher
@@ -52,7 +51,6 @@ func Build(ctx context.Context, env *runtime.Env) (*runtime.Worker, error) {
 	}
 	cost := env.Config.Password
 	v := &verifier{
-		bus:      env.Bus,
 		users:    directory.New(env.DB, directory.Rule(env.Config.Lock), env.Now),
 		sessions: sessions.New(env.DB, env.Now),
 		hasher:   directory.NewHasher(directory.Cost{Memory: cost.Memory, Time: cost.Time, Threads: cost.Threads}, cost.Concurrent),

@@ -65,24 +65,16 @@ func (v *verifier) verify(ctx context.Context, e *events.Event, answer *events.A
 	if err != nil {
 		return nil, err
 	}
-	standing, err := v.directory.Begin(ctx, attempt)
-	if err != nil {
+	attempt.Verdict, attempt.Right = wrong, v.codes.Equal(e.Login, answer.Round, code) && !wanted.Decoy
+	if attempt.Right {
+		attempt.Verdict = right
+	}
+	switch verdict, err := v.directory.Judge(ctx, attempt); {
+	case err != nil:
 		return nil, err
-	}
-	verdict := standing.Verdict
-	if verdict == "" {
-		if !standing.Allowed {
-			return reject(events.RejectedLocked)
-		}
-		verdict = wrong
-		if v.codes.Equal(e.Login, answer.Round, code) && !wanted.Decoy {
-			verdict = right
-		}
-		if err := v.directory.Finish(ctx, attempt, verdict, verdict == right); err != nil {
-			return nil, err
-		}
-	}
-	if verdict != right {
+	case verdict == "":
+		return reject(events.RejectedLocked)
+	case verdict != right:
 		return reject(events.RejectedWrong)
 	}
 	return []*events.Event{events.New(e.Login, answer.Round, &events.Verified{

@@ -17,7 +17,6 @@ import (
 	"github.com/sekisho/sekisho/services/internal/bus"
 	"github.com/sekisho/sekisho/services/internal/config"
 	"github.com/sekisho/sekisho/services/internal/credentials"
-	"github.com/sekisho/sekisho/services/internal/directory"
 	"github.com/sekisho/sekisho/services/internal/runtime"
 	"github.com/sekisho/sekisho/services/internal/testenv"
 )
@@ -378,10 +377,9 @@ func TestRedelivery(t *testing.T) {
 	}
 	expect(t, "failures", s.failures(t, "sms:alice"), 1)
 
-	right := l.answered(t, 2, 1, code)
-	begin(t, v, right) // counted, not evaluated
+	good := l.answered(t, 2, 1, code)
 	for range 3 {
-		expect(t, "right", verify(t, s.start(t), right), "verified sms:alice")
+		expect(t, "right", verify(t, s.start(t), good), "verified sms:alice")
 	}
 	expect(t, "failures", s.failures(t, "sms:alice"), 0)
 
@@ -389,33 +387,19 @@ func TestRedelivery(t *testing.T) {
 		l := s.login(t, "alice").challenged(t, 1)
 		verify(t, v, l.answered(t, 1, 1, "no"))
 	}
-	expect(t, "right", verify(t, v, right), "verified sms:alice")
+	expect(t, "right", verify(t, v, good), "verified sms:alice")
 	expect(t, "wrong", verify(t, v, wrong), "wrong 4")
 
 	decided := s.login(t, "bob").challenged(t, 1).answered(t, 1, 1, "no")
-	if err := v.directory.Finish(t.Context(), begin(t, v, decided), "right", true); err != nil {
+	attempt, err := attemptOf(decided, decided.Data.(*events.Answered), &events.Wanted{User: "bob"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	attempt.Verdict, attempt.Right = right, true
+	if _, err := v.directory.Judge(t.Context(), attempt); err != nil {
 		t.Fatal(err)
 	}
 	expect(t, "what was decided stands", verify(t, v, decided), "verified sms:bob")
-}
-
-// begin counts an answer and does not evaluate it.
-func begin(t *testing.T, v *verifier, e *events.Event) directory.Attempt {
-	t.Helper()
-	history, err := v.bus.History(t.Context(), e)
-	if err != nil {
-		t.Fatal(err)
-	}
-	answer := e.Data.(*events.Answered)
-	wanted, _ := bus.Get[*events.Wanted](history, answer.Round)
-	attempt, err := attemptOf(e, answer, wanted)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := v.directory.Begin(t.Context(), attempt); err != nil {
-		t.Fatal(err)
-	}
-	return attempt
 }
 
 // Nothing is said about a round that was answered rightly, or a login that is at its end.

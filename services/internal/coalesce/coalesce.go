@@ -8,21 +8,17 @@ import (
 	"fmt"
 	"runtime/debug"
 	"sync"
-	"time"
 )
 
 // ErrClosed is returned by Do after Close.
 var ErrClosed = errors.New("coalesce: group is closed")
 
 // A Group runs what concurrent callers ask for in batches, one batch at a time. The first caller's batch starts at once;
-// those who come while it runs form the next one. So nobody waits for a timer, and batches grow with the load; see
-// [Group.Linger] for the exception.
+// those who come while it runs form the next one. So nobody waits for a timer, and batches grow with the load.
 type Group[K comparable, In, Out any] struct {
-	run    func(context.Context, []In) ([]Out, error)
-	key    func(In) K
-	max    int
-	linger time.Duration
-	full   chan struct{} // a batch that lingers has its most, or need not linger any more
+	run func(context.Context, []In) ([]Out, error)
+	key func(In) K
+	max int
 
 	mu      sync.Mutex
 	queue   []*call[In, Out] // in order of arrival
@@ -49,14 +45,7 @@ type batch struct {
 // their order. Its error fails the whole batch: inputs must be valid before they get in, and an output that can fail by
 // itself says so itself.
 func New[K comparable, In, Out any](run func(context.Context, []In) ([]Out, error), key func(In) K, max int) *Group[K, In, Out] {
-	return &Group[K, In, Out]{run: run, key: key, max: max, full: make(chan struct{}, 1)}
-}
-
-// Linger makes each batch wait so long for more callers, unless it is full before: for what no user waits for, so that little of
-// it at a time costs little too. It is called before the first Do.
-func (g *Group[K, In, Out]) Linger(d time.Duration) *Group[K, In, Out] {
-	g.linger = d
-	return g
+	return &Group[K, In, Out]{run: run, key: key, max: max}
 }
 
 // Do has in done in a batch and returns its output. When ctx ends first Do returns its error; in may be done or not.
@@ -71,9 +60,6 @@ func (g *Group[K, In, Out]) Do(ctx context.Context, in In) (Out, error) {
 	if !g.running {
 		g.running = true
 		g.wg.Go(g.work)
-	}
-	if len(g.queue) >= g.max {
-		g.hurry()
 	}
 	g.mu.Unlock()
 
@@ -91,39 +77,8 @@ func (g *Group[K, In, Out]) Do(ctx context.Context, in In) (Out, error) {
 func (g *Group[K, In, Out]) Close() {
 	g.mu.Lock()
 	g.closed = true
-	g.hurry()
 	g.mu.Unlock()
 	g.wg.Wait()
-}
-
-// hurry ends the lingering of a batch. The caller holds mu.
-func (g *Group[K, In, Out]) hurry() {
-	select {
-	case g.full <- struct{}{}:
-	default:
-	}
-}
-
-// await lets a batch linger.
-func (g *Group[K, In, Out]) await() {
-	g.mu.Lock()
-	ready := g.closed || len(g.queue) == 0 || len(g.queue) >= g.max
-	if !ready { // what was full was another batch
-		select {
-		case <-g.full:
-		default:
-		}
-	}
-	g.mu.Unlock()
-	if ready {
-		return
-	}
-	timer := time.NewTimer(g.linger)
-	defer timer.Stop()
-	select {
-	case <-g.full:
-	case <-timer.C:
-	}
 }
 
 func (g *Group[K, In, Out]) leave(c *call[In, Out]) {
@@ -146,9 +101,6 @@ func (g *Group[K, In, Out]) leave(c *call[In, Out]) {
 // work runs batches until the queue is empty.
 func (g *Group[K, In, Out]) work() {
 	for {
-		if g.linger > 0 {
-			g.await()
-		}
 		ctx, cancel := context.WithCancel(context.Background())
 		calls := g.next(cancel)
 		if len(calls) == 0 {

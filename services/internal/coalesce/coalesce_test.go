@@ -8,7 +8,6 @@ import (
 	"sync"
 	"testing"
 	"testing/synctest"
-	"time"
 )
 
 // desk is a run function that tells the test of each batch and waits to be let go.
@@ -89,43 +88,6 @@ func TestSameKeyWaitsForALaterBatch(t *testing.T) {
 			d.release <- nil
 		}
 		wg.Wait()
-	})
-}
-
-func TestLinger(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		const linger = 10 * time.Millisecond
-		type batch struct {
-			size int
-			at   time.Duration
-		}
-		var batches []batch
-		start := time.Now()
-		g := New(func(_ context.Context, in []int) ([]int, error) {
-			batches = append(batches, batch{len(in), time.Since(start)})
-			return in, nil
-		}, ones, 3).Linger(linger)
-		var wg sync.WaitGroup
-		ask := func(n int) {
-			for v := range n {
-				wg.Go(func() { g.Do(t.Context(), v) })
-			}
-		}
-		ask(1)
-		time.Sleep(linger / 2)
-		g.Do(t.Context(), 9) // comes into the batch that lingers already
-		ask(3)               // full, with nothing to wait for
-		wg.Wait()
-		ask(1) // lingers anew
-		wg.Wait()
-		ask(1)
-		synctest.Wait()
-		g.Close() // nobody else will come
-		wg.Wait()
-		want := []batch{{2, linger}, {3, linger}, {1, 2 * linger}, {1, 2 * linger}}
-		if !slices.Equal(batches, want) {
-			t.Errorf("batches = %v, want %v", batches, want)
-		}
 	})
 }
 
