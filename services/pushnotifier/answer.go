@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"sync"
 	"time"
 
@@ -20,22 +21,22 @@ var errOver = errors.New("pushnotifier: the prompt is over")
 
 // answer takes a device's answer to a prompt: it becomes the next free of the login's five attempts, and gets its verdict.
 // If this process dies between the two, decide follows up. Errors: errToken, errOver.
-func (n *notifier) answer(ctx context.Context, device directory.Device, token string) (*verdict, error) {
+func (n *notifier) answer(ctx context.Context, c caller, token string) (*verdict, error) {
 	var claims assertion
 	err := verify(token, assertionType, &claims, func(h header) (*ecdsa.PublicKey, error) {
-		if h.device != device.ID {
+		if h.device != c.device.ID {
 			return nil, errToken
 		}
-		return readKey(device.PublicKey)
+		return n.keys.of(c.device)
 	})
 	if err != nil {
 		return nil, err
 	}
-	p, err := n.answered(ctx, device, &claims)
+	p, err := n.answered(ctx, c.device, &claims)
 	if err != nil {
 		return nil, err
 	}
-	history, err := n.bus.Login(ctx, p.Login)
+	history, err := n.bus.Part(ctx, p.Login, asking)
 	if err != nil {
 		return nil, err
 	}
@@ -49,19 +50,26 @@ func (n *notifier) answer(ctx context.Context, device directory.Device, token st
 	}
 	said := false
 	defer func() { release(said) }()
-	v, err := n.conclude(ctx, e, &signed{device, claims, p})
-	said = err == nil && v.reason != events.RejectedNotMe // of which more follows than a verdict, and none may get lost: decide does it
+	v, err := n.conclude(ctx, e, history, &signed{c.device, claims, p})
+	// Of "not me" more follows than a verdict, and none of it may get lost: decide does it.
+	said = err == nil && v.reason != events.RejectedNotMe
 	if said && v.settled() {
-		if err := n.finish(ctx, *p); err != nil { // devices that ask are told by the login's events
-			n.log.Warn().Err(err).Stringer("login", p.Login).Msg("a prompt that is over is not taken off its devices")
-		}
+		// A process that dies before leaves the row open, which costs a look at the login: its events tell devices that it is over.
+		c.later("a prompt is over", func(ctx context.Context) error { return n.finish(ctx, *p, c.device.ID) })
 	}
 	return v, err
 }
 
-// conclude judges an answer that has been stored, and says so.
-func (n *notifier) conclude(ctx context.Context, e *events.Event, by *signed) (*verdict, error) {
-	history, err := n.history(ctx, e)
+// asking is what bears upon a prompt and its answers; answering is what of it may have changed since the prompt was found open.
+var (
+	asking    = append([]events.Step{events.StepRequested, events.StepWanted}, answering...)
+	answering = append([]events.Step{events.StepChallenged, events.StepAnswered, events.StepRejected, events.StepVerified}, endings...)
+)
+
+// conclude judges an answer that has been stored, and says so. What stands before it in the stream is known only now; before is
+// what was known.
+func (n *notifier) conclude(ctx context.Context, e *events.Event, before bus.History, by *signed) (*verdict, error) {
+	history, err := n.history(ctx, e, before)
 	if err != nil {
 		return nil, err
 	}
@@ -204,16 +212,21 @@ func (h *hand) said(ctx context.Context, id string) bool {
 	}
 }
 
-// history reads the login of an event that was stored a moment ago, and waits for a replica that does not have it yet.
-func (n *notifier) history(ctx context.Context, e *events.Event) (bus.History, error) {
+// history reads on from what was known of a login before an event was stored, and waits for a replica that does not have it yet: the
+// one that has it has all that stands before it.
+func (n *notifier) history(ctx context.Context, e *events.Event, before bus.History) (bus.History, error) {
 	for {
-		history, err := n.bus.History(ctx, e)
-		if !errors.Is(err, bus.ErrStale) {
-			return history, err
+		news, err := n.bus.Part(ctx, e.Login, answering, before...)
+		if err != nil {
+			return nil, err
+		}
+		if slices.ContainsFunc(news, func(other *events.Event) bool { return other.ID() == e.ID() }) {
+			lasting := slices.DeleteFunc(slices.Clone(before), func(old *events.Event) bool { return slices.Contains(answering, old.Step) })
+			return append(lasting, news...), nil
 		}
 		select {
 		case <-ctx.Done():
-			return nil, fmt.Errorf("pushnotifier: %w: %w", err, ctx.Err())
+			return nil, fmt.Errorf("pushnotifier: %w: %w", bus.ErrStale, ctx.Err())
 		case <-time.After(staleWait):
 		}
 	}
@@ -222,16 +235,13 @@ func (n *notifier) history(ctx context.Context, e *events.Event) (bus.History, e
 // staleWait is how soon a replica that was behind is asked again.
 const staleWait = 20 * time.Millisecond
 
-// finish takes a prompt off all devices of its user.
-func (n *notifier) finish(ctx context.Context, p prompt) error {
-	if err := n.store.end(ctx, p.place); err != nil {
-		return err
-	}
-	devices, err := n.directory.Devices(ctx, p.User)
+// finish takes a prompt off the devices of its user, but for the one that answered it and knows.
+func (n *notifier) finish(ctx context.Context, p prompt, by string) error {
+	devices, err := n.store.end(ctx, p)
 	if err != nil {
 		return err
 	}
-	n.nudge(devices...)
+	n.nudge(slices.DeleteFunc(devices, func(d directory.Device) bool { return d.ID == by })...)
 	return nil
 }
 

@@ -37,23 +37,19 @@ type noticeView struct {
 
 // listPrompts lists what a device is asked and told. Which prompts are open is for their logins to say: a row may be behind.
 func (n *notifier) listPrompts(w http.ResponseWriter, r *http.Request, c caller) error {
-	ctx := r.Context()
-	open, err := n.store.open(ctx, c.user)
+	waiting, err := n.store.waiting(r.Context(), c.user, c.device.ID)
 	if err != nil {
 		return err
 	}
 	prompts := []promptView{}
-	for _, p := range open {
-		history, err := n.bus.Login(ctx, p.Login)
+	for _, p := range waiting.prompts {
+		history, err := n.bus.Part(r.Context(), p.Login, asking)
 		if err != nil {
 			return err
 		}
-		if n.open(history, p.Round) == nil {
-			continue // not yet challenged, or over
-		}
 		wanted, _ := bus.Get[*events.Wanted](history, p.Round)
-		if wanted == nil {
-			continue
+		if wanted == nil || n.open(history, p.Round) == nil {
+			continue // not yet challenged, or over
 		}
 		asked := n.asked(history)
 		prompts = append(prompts, promptView{
@@ -61,12 +57,8 @@ func (n *notifier) listPrompts(w http.ResponseWriter, r *http.Request, c caller)
 			Asked: p.Created.UTC(), Expires: p.Expires.UTC(), Number: !wanted.Tap,
 		})
 	}
-	untold, err := n.store.untold(ctx, c.device.ID)
-	if err != nil {
-		return err
-	}
-	notices := make([]noticeView, len(untold))
-	for i, t := range untold {
+	notices := make([]noticeView, len(waiting.notices))
+	for i, t := range waiting.notices {
 		notices[i] = noticeView{ID: t.ID, Kind: t.Kind, App: t.App, Place: t.Place, Browser: t.Browser, Device: t.Name, At: t.Created.UTC()}
 	}
 	httpapi.Write(w, http.StatusOK, map[string]any{"prompts": prompts, "notices": notices})
@@ -81,7 +73,7 @@ func (n *notifier) answerPrompt(w http.ResponseWriter, r *http.Request, c caller
 	if err := httpapi.Decode(w, r, maxBody, &asked); err != nil {
 		return err
 	}
-	v, err := n.answer(r.Context(), c.device, asked.Assertion)
+	v, err := n.answer(r.Context(), c, asked.Assertion)
 	switch {
 	case errors.Is(err, errToken):
 		return httpapi.Invalid("assertion", "not an answer of this device to a prompt of its user")
@@ -129,7 +121,7 @@ func (n *notifier) answerNotice(w http.ResponseWriter, r *http.Request, c caller
 		return err
 	case told == nil:
 		return &httpapi.Problem{Status: http.StatusNotFound}
-	case asked.Decision == notMe && told.Login == nil:
+	case asked.Decision == notMe && told.Login == (events.Login{}):
 		return httpapi.Invalid("decision", "this notice is not about a login")
 	case asked.Decision == notMe:
 		if err := n.protest(r.Context(), told); err != nil {

@@ -22,20 +22,20 @@ func (n *notifier) dispatch(ctx context.Context, e *events.Event, wanted *events
 	if wanted.Factor != events.Push {
 		return nil, nil // another worker's
 	}
-	history, err := n.bus.History(ctx, e)
+	history, err := n.bus.Part(ctx, e.Login, beginning)
 	if err != nil || ended(history) {
 		return nil, err
 	}
-	devices, err := n.directory.Devices(ctx, wanted.User) // a decoy has none, and is asked for them like any other
-	if err != nil {
-		return nil, err
+	if requested, _ := bus.Get[*events.Requested](history, 0); requested == nil { // it led to this event, so it is there
+		return nil, bus.RetryAfter(staleWait, bus.ErrStale)
 	}
 	at := n.now().UTC().Truncate(time.Microsecond) // as the row keeps it: a repeat says the same
 	expires := at.Add(n.settings.TTL)
 	if wanted.Deadline.Before(expires) {
 		expires = wanted.Deadline
 	}
-	p, err := n.store.intend(ctx, prompt{place: place{e.Login, e.N}, User: wanted.User, Created: at, Expires: expires}, wanted.SourceTag)
+	intended, err := n.store.intend(ctx, prompt{place: place{e.Login, e.N}, User: wanted.User, Created: at, Expires: expires}, wanted.SourceTag)
+	p, devices := intended.prompt, intended.devices // a decoy has none, and is asked for them like any other
 	switch {
 	case err != nil:
 		return nil, err
@@ -64,6 +64,9 @@ func (n *notifier) dispatch(ctx context.Context, e *events.Event, wanted *events
 	n.wake(ctx, devices, Message{Topic: topic(e.ID()), TTL: challenged.Expires.Sub(n.now()), Urgency: UrgencyHigh, Body: wakeUp})
 	return nil, nil
 }
+
+// beginning is what dispatch looks at: what the gateway asked for, and whether the login has ended.
+var beginning = append([]events.Step{events.StepRequested}, endings...)
 
 func undelivered(e *events.Event, reason string) []*events.Event {
 	return []*events.Event{events.New(e.Login, e.N, &events.Undelivered{Factor: events.Push, Reason: reason})}

@@ -5,6 +5,7 @@ import (
 	"crypto/subtle"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/sekisho/sekisho/events"
 	"github.com/sekisho/sekisho/services/internal/bus"
@@ -89,7 +90,8 @@ func (n *notifier) weigh(ctx context.Context, history bus.History, e *events.Eve
 	answer := e.Data.(*events.Answered)
 	v.reason, v.authenticator = events.RejectedWrong, ""
 	var response events.Response
-	if n.opener.Open(answer.Response, e.Subject(), "response", &response) != nil {
+	mine := judged && known != nil // sealed by this process a moment ago: an assertion
+	if !mine && n.opener.Open(answer.Response, e.Subject(), "response", &response) != nil {
 		return nil // of whoever can not even seal
 	}
 	if id := response.Parameters[noticeParameter]; id != "" {
@@ -111,7 +113,7 @@ func (n *notifier) weigh(ctx context.Context, history bus.History, e *events.Eve
 	}
 	var err error
 	switch {
-	case response.Parameters == nil && judged && known != nil:
+	case mine:
 		n.weighAssertion(history, wanted, known, v)
 	case response.Parameters == nil:
 		if known, err = n.readAssertion(ctx, e, response.Assertion); known != nil {
@@ -208,15 +210,11 @@ func (p *prompt) answeredBy(device directory.Device, a *assertion) bool {
 		subtle.ConstantTimeCompare([]byte(a.Nonce), []byte(encode(p.Nonce))) == 1
 }
 
+var endings = []events.Step{events.StepClosed, events.StepCancelled, events.StepLapsed}
+
 // ended tells whether a login has come to its end.
 func ended(history bus.History) bool {
-	for _, e := range history {
-		switch e.Step {
-		case events.StepClosed, events.StepCancelled, events.StepLapsed:
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(history, func(e *events.Event) bool { return slices.Contains(endings, e.Step) })
 }
 
 // replaced tells whether a later round had been challenged by a place in the stream.

@@ -5,9 +5,11 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"regexp"
 	"slices"
-	"strings"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/sekisho/sekisho/events"
 	"github.com/sekisho/sekisho/services/internal/bus"
@@ -24,32 +26,6 @@ const (
 
 // noticeParameter names, in the response of an answer, the notice by which a user disowned the login.
 const noticeParameter = "notice"
-
-// warn tells all devices of a user about a login from a browser or a network that is new: once for each login, whatever
-// becomes of it.
-func (n *notifier) warn(ctx context.Context, e *events.Event, assessed *events.Assessed) ([]*events.Event, error) {
-	if !assessed.Unknown {
-		return nil, nil
-	}
-	history, err := n.bus.History(ctx, e)
-	if err != nil {
-		return nil, err
-	}
-	identified, _ := bus.Get[*events.Identified](history, 0)
-	if identified == nil || identified.Decoy {
-		return nil, nil
-	}
-	asked := n.asked(history)
-	devices, _, err := n.tell(ctx, notice{
-		User: identified.User, Kind: unknownEnvironment, Cause: e.Login.String(), Login: &e.Login,
-		App: cmp.Or(asked.App, identified.App), Place: asked.Place, Browser: asked.Browser,
-	}, "")
-	if err != nil {
-		return nil, err
-	}
-	n.wakeFor(ctx, devices, unknownEnvironment, e.Login.String()) // once more after a crash: better than never
-	return nil, nil
-}
 
 // tell writes a notice for the devices of its user, all but one: the one that did what the notice tells. It returns those
 // devices, and whether any of them had not been told.
@@ -99,38 +75,63 @@ func (n *notifier) changed(ctx context.Context, kind string, device directory.De
 }
 
 const (
-	accountBatch = 100                   // changes of accounts that are looked at together
-	accountWait  = 10 * time.Millisecond // for a batch to fill
+	accountBatch  = 100                   // messages of ACCOUNT that are looked at together
+	accountWait   = 10 * time.Millisecond // for a batch to fill
+	accountAtOnce = 32                    // of a batch: each may wait for push services
 )
 
-// follow tells devices of the changes that an admin makes: it reads the record, where everybody's are, until ctx ends. What
-// has been told already is not told again.
+// follow tells devices what ACCOUNT says of their users, until ctx ends: of a login from an environment that is new, which
+// riskassessor says, and of the changes that an admin makes. What has been told already is not told again, so a batch of which one
+// message fails may come again as a whole.
 func (n *notifier) follow(ctx context.Context) error {
 	return n.bus.Batches(ctx, "ACCOUNT", accountBatch, accountWait, func(ctx context.Context, batch []bus.Stored) error {
+		var all errgroup.Group
+		all.SetLimit(accountAtOnce)
 		for _, message := range batch {
-			if err := n.heed(ctx, message); err != nil {
-				return err
-			}
+			all.Go(func() error { return n.heed(ctx, message) })
 		}
-		return nil
+		return all.Wait()
 	})
 }
 
+// about takes the subjects apart of what is told. Whatever else is in ACCOUNT is passed over.
+var about = regexp.MustCompile(`^(account\.device-enrolled|account\.device-removed|alert\.unknown-environment)\.([A-Za-z0-9_-]{1,64})$`)
+
 func (n *notifier) heed(ctx context.Context, message bus.Stored) error {
-	event, user, _ := strings.Cut(strings.TrimPrefix(message.Subject, "account."), ".")
-	kind := ""
-	switch event {
-	case accountEvents[deviceEnrolled]:
-		kind = deviceEnrolled
-	case accountEvents[deviceRemoved]:
-		kind = deviceRemoved
+	found := about.FindStringSubmatch(message.Subject)
+	if found == nil {
+		return nil
 	}
+	var err error
+	switch user := found[2]; found[1] {
+	case "account." + accountEvents[deviceEnrolled]:
+		err = n.retell(ctx, deviceEnrolled, user, message.Data)
+	case "account." + accountEvents[deviceRemoved]:
+		err = n.retell(ctx, deviceRemoved, user, message.Data)
+	default:
+		err = n.warn(ctx, user, message)
+	}
+	if errors.Is(err, errMalformed) { // no repetition would help, and nobody else's notices are to wait
+		n.log.Error().Str("stream", message.Stream).Uint64("sequence", message.Sequence).Msg("message is not what its subject says")
+		return nil
+	}
+	return err
+}
+
+var errMalformed = errors.New("pushnotifier: malformed message")
+
+// retell tells devices of a change that an admin has made. What a device has done was told before it was recorded, to those that
+// were there then.
+func (n *notifier) retell(ctx context.Context, kind, user string, data []byte) error {
 	var made change
-	if kind == "" || json.Unmarshal(message.Data, &made) != nil {
-		return nil // nothing that an admin does to a device
+	if json.Unmarshal(data, &made) != nil {
+		return errMalformed
+	}
+	if made.By != "" {
+		return nil
 	}
 	told := notice{User: user, Kind: kind, Cause: made.Device}
-	but := made.By
+	but := ""
 	if kind == deviceEnrolled {
 		but = made.Device
 		device, err := n.directory.Device(ctx, made.Device)
@@ -146,11 +147,70 @@ func (n *notifier) heed(ctx context.Context, message bus.Stored) error {
 	return err
 }
 
+// An alert is the data of alert.unknown-environment.
+type alert struct {
+	Login string `json:"login"`
+	App   string `json:"app"`
+}
+
+// warn tells all devices of a user about a login from a browser or a network that is new: once for each login, whatever
+// becomes of it. The login's own events say it better than the alert, for as long as they are there.
+func (n *notifier) warn(ctx context.Context, user string, message bus.Stored) error {
+	var said alert
+	if json.Unmarshal(message.Data, &said) != nil || said.App == "" || len(said.App) > maxApp {
+		return errMalformed
+	}
+	login, err := events.ParseLogin(said.Login)
+	if err != nil {
+		return errMalformed
+	}
+	history, err := n.loginOf(ctx, login, message.Time)
+	if err != nil {
+		return err
+	}
+	identified, _ := bus.Get[*events.Identified](history, 0)
+	if identified != nil && (identified.User != user || identified.Decoy) {
+		return errMalformed
+	}
+	asked := n.asked(history)
+	devices, _, err := n.tell(ctx, notice{
+		User: user, Kind: unknownEnvironment, Cause: login.String(), Login: login,
+		App: cmp.Or(asked.App, said.App), Place: asked.Place, Browser: asked.Browser,
+	}, "")
+	if err != nil {
+		return err
+	}
+	n.wakeFor(ctx, devices, unknownEnvironment, login.String()) // once more after a crash: better than never
+	return nil
+}
+
+const (
+	maxApp     = 64 // bytes of an app's name, as the events of a login have it
+	staleTries = 50 // reads, staleWait apart, before a login is taken for gone
+)
+
+// loginOf reads the login of which ACCOUNT said something, and waits for a replica that does not have it yet. It returns none when
+// the login's time in the stream is over.
+func (n *notifier) loginOf(ctx context.Context, login events.Login, said time.Time) (bus.History, error) {
+	for range staleTries {
+		history, err := n.bus.Login(ctx, login)
+		if requested, _ := bus.Get[*events.Requested](history, 0); err != nil || requested != nil || n.now().Sub(said) > events.MaxDeadline {
+			return history, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(staleWait):
+		}
+	}
+	return nil, nil
+}
+
 // weighNotice makes an answer that disowns its login of one that names a notice. That the user said so stands in the notice's
 // row since before the answer was stored, so a gateway that makes such an answer up gets nowhere.
 func (n *notifier) weighNotice(ctx context.Context, e *events.Event, id string, v *verdict) error {
 	told, err := n.store.disowned(ctx, id)
-	if err == nil && told != nil && told.Login != nil && *told.Login == e.Login {
+	if err == nil && told != nil && told.Login == e.Login {
 		v.reason = events.RejectedNotMe
 	}
 	return err
@@ -159,7 +219,7 @@ func (n *notifier) weighNotice(ctx context.Context, e *events.Event, id string, 
 // protest takes a user's word, by a notice, that a login was not theirs. An open login gets an answer that says so, and
 // decide does the rest; of one that has ended only the session is left to be ended.
 func (n *notifier) protest(ctx context.Context, told *notice) error {
-	history, err := n.bus.Login(ctx, *told.Login)
+	history, err := n.bus.Login(ctx, told.Login)
 	if err != nil {
 		return err
 	}
@@ -179,10 +239,10 @@ func (n *notifier) protest(ctx context.Context, told *notice) error {
 			return err
 		}
 	}
-	if err := n.alarm(ctx, told.User, *told.Login); err != nil {
+	if err := n.alarm(ctx, told.User, told.Login); err != nil {
 		return err
 	}
-	return n.revoke(ctx, *told.Login)
+	return n.revoke(ctx, told.Login)
 }
 
 // closeWait is how soon a login that was disowned is looked at again, until its end is known.

@@ -1,6 +1,8 @@
 package pushnotifier
 
 import (
+	"encoding/json"
+	"strings"
 	"testing"
 	"time"
 
@@ -76,11 +78,8 @@ func TestUnknownEnvironment(t *testing.T) {
 	first, second, bob := s.phone(t, "alice"), s.phone(t, "alice"), s.phone(t, "bob")
 	first.push(t, n, "alice", simulators.WebPush)
 	l := s.login(t, "alice", unseen)
-	e := l.event(t, events.StepAssessed, 0)
 	for range 2 { // a redelivery tells nothing twice
-		out, err := n.warn(t.Context(), e, e.Data.(*events.Assessed))
-		check(t, err)
-		expect(t, "events", len(out), 0)
+		check(t, n.heed(t.Context(), l.alert(t)))
 	}
 	notice := first.warned(t)
 	expect(t, "notice", []string{notice.App, notice.Place, notice.Browser}, []string{"demo", "place.canary", "browser.canary"})
@@ -94,14 +93,76 @@ func TestUnknownEnvironment(t *testing.T) {
 	expect(t, "after that", len(fetch(t, first).Notices), 0)
 	expect(t, "on the other phone", second.warned(t), other)
 
-	known := s.login(t, "alice").event(t, events.StepAssessed, 0)
-	_, err = n.warn(t.Context(), known, known.Data.(*events.Assessed))
-	check(t, err)
-	expect(t, "after a known one", len(fetch(t, first).Notices), 0)
-	decoy := s.login(t, "alice", unseen, func(l *login) { l.decoy = true }).event(t, events.StepAssessed, 0)
-	_, err = n.warn(t.Context(), decoy, decoy.Data.(*events.Assessed))
-	check(t, err)
+	decoy := s.login(t, "alice", func(l *login) { l.decoy = true })
+	check(t, n.heed(t.Context(), decoy.alert(t)))
 	expect(t, "after a decoy", len(fetch(t, first).Notices), 0)
+	another := s.login(t, "bob").alert(t)
+	another.Subject = "alert.unknown-environment.alice"
+	check(t, n.heed(t.Context(), another))
+	expect(t, "of another user's login", len(fetch(t, first).Notices), 0)
+}
+
+// alert is what riskassessor says of a login from an environment that is new.
+func (l *login) alert(t testing.TB) bus.Stored {
+	t.Helper()
+	data, err := json.Marshal(map[string]string{"login": l.String(), "app": "demo"})
+	check(t, err)
+	return bus.Stored{Stream: "ACCOUNT", Sequence: 1, Time: l.clock(), Subject: "alert.unknown-environment." + l.user, Data: data}
+}
+
+// Of a login whose time in the stream is over only the alert is left, and the phone is told all the same.
+func TestUnknownEnvironmentOfAnOldLogin(t *testing.T) {
+	s := newSite(t)
+	n := s.serve(t)
+	p := s.phone(t, "alice")
+	id, err := events.NewLogin("web")
+	check(t, err)
+	said := (&login{site: s, Login: id, user: "alice"}).alert(t)
+	s.pass(events.MaxDeadline + time.Minute)
+	check(t, n.heed(t.Context(), said))
+	notice := p.warned(t)
+	expect(t, "notice", []string{notice.App, notice.Place, notice.Browser}, []string{"demo", "", ""})
+	expect(t, "answer", p.heed(t, notice, notMe), 204)
+	expect(t, "cooled down", s.cooled(t), true)
+}
+
+// Whatever else is in ACCOUNT, malformed alerts too, is passed over, and what comes with it in a batch is told once.
+func TestFollow(t *testing.T) {
+	s := newSite(t)
+	p := s.phone(t, "alice")
+	nc := s.broker.Dial(t, bus.UserSetup)
+	js, err := jetstream.New(nc)
+	check(t, err)
+	say := func(subject, data string) {
+		t.Helper()
+		_, err := js.Publish(t.Context(), subject, []byte(data))
+		check(t, err)
+	}
+	old, err := events.NewLogin("web")
+	check(t, err)
+	for _, data := range []string{``, `x`, `{}`, `{"login":"web/x","app":"demo"}`, `{"login":"` + old.String() + `"}`, `{"app":"demo"}`,
+		`{"login":"` + old.String() + `","app":"` + strings.Repeat("x", maxApp+1) + `"}`, `{"login":["` + old.String() + `"],"app":"demo"}`} {
+		say("alert.unknown-environment.alice", data)
+	}
+	say("alert.unknown-environment.alice.x", `{"login":"`+old.String()+`","app":"demo"}`)
+	say("alert.another.alice", `{"login":"`+old.String()+`","app":"demo"}`)
+	say("account.device-removed.alice", `x`)
+	say("account.locked.alice", ``)
+	say("account.device-enrolled.alice", `{"device":"another","by":"another"}`) // told by the process that enrolled it
+	l := s.login(t, "alice", unseen)
+	said := l.alert(t)
+	say(said.Subject, string(said.Data)) // the same again, as by a redelivered event of riskassessor
+	s.run(t)
+	notice := p.warned(t)
+	expect(t, "notice", []string{notice.App, notice.Place, notice.Browser}, []string{"demo", "place.canary", "browser.canary"})
+	stream, err := js.Consumer(t.Context(), "ACCOUNT", "pushnotifier-account")
+	check(t, err)
+	eventually(t, "everything is acked", func() bool {
+		info, err := stream.Info(t.Context())
+		check(t, err)
+		return info.NumPending == 0 && info.NumAckPending == 0
+	})
+	expect(t, "notices", s.count(t, `SELECT count(*) FROM push.notices`), 1)
 }
 
 func TestNotMe(t *testing.T) {

@@ -1,6 +1,7 @@
 package pushnotifier
 
 import (
+	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -8,6 +9,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -15,6 +17,7 @@ import (
 	"github.com/golang-jwt/jwt/v5"
 
 	"github.com/sekisho/sekisho/events"
+	"github.com/sekisho/sekisho/services/internal/directory"
 )
 
 // token signs claims with any method and key.
@@ -213,6 +216,12 @@ func TestProof(t *testing.T) {
 	forged.id = "m"
 	status, _ := forged.ask(t, "GET", path, nil)
 	expect(t, "a provider's device", status, 401)
+	// What is known here of a key counts for as long as the device has it.
+	status, _ = other.ask(t, "GET", path, nil)
+	expect(t, "with its key", status, 200)
+	s.sql(t, `UPDATE directory.devices SET public_key = $2 WHERE id = $1`, other.id, point(t, newKey(t)))
+	status, _ = other.ask(t, "GET", path, nil)
+	expect(t, "with a key that is not its any more", status, 401)
 }
 
 // A proof at one instant by many: it is good once.
@@ -238,6 +247,39 @@ func TestProofAtOnce(t *testing.T) {
 		got[<-statuses]++
 	}
 	expect(t, "statuses", got, map[int]int{200: 1, 401: 19})
+}
+
+// The keys that are kept are bounded, and each is its device's own.
+func TestKeys(t *testing.T) {
+	var k keys
+	device := func(id int) directory.Device {
+		return directory.Device{ID: fmt.Sprint(id), PublicKey: point(t, newKey(t))}
+	}
+	first := device(-1)
+	key, err := k.of(first)
+	check(t, err)
+	again, err := k.of(first)
+	check(t, err)
+	expect(t, "read once", again == key && k.known(first.ID) == key, true)
+	second := device(-2)
+	if key, err := k.of(second); err != nil || !bytes.Equal(point(t, &ecdsa.PrivateKey{PublicKey: *key}), second.PublicKey) {
+		t.Errorf("key of the second: %v, %v", key, err)
+	}
+	first.PublicKey = second.PublicKey
+	changed, err := k.of(first)
+	check(t, err)
+	expect(t, "after the key was changed", changed.Equal(key), false)
+	for i := range maxKeys {
+		first.ID = fmt.Sprint(i)
+		_, err := k.of(first)
+		check(t, err)
+		if len(k.devices) > maxKeys {
+			t.Fatalf("%d keys are kept", len(k.devices))
+		}
+	}
+	_, err = k.of(directory.Device{ID: "m"})
+	expect(t, "of a provider's device", err, errToken)
+	expect(t, "of an unknown device", k.known("unknown"), (*ecdsa.PublicKey)(nil))
 }
 
 // Whatever the bytes are, what is taken was signed by the key, and says what the bytes say.

@@ -1,6 +1,6 @@
 // Package pushnotifier is the worker that challenges users on their phones, and that hears their phones.
 //
-//	consumes   wanted (push), answered (push), assessed, changes of accounts
+//	consumes   wanted (push), answered (push); changes of accounts, alerts of unknown environments
 //	publishes  challenged, undelivered, answered (push), verified, rejected
 //	answers    requests of devices, which gateways hand on
 //	owns       push providers, devices, prompts and notices (schema push)
@@ -40,6 +40,7 @@ type notifier struct {
 	sealer    *events.Sealer // to this worker itself: answers of devices lie in the stream
 
 	hand hand
+	keys keys
 
 	settings    config.Push
 	resendAfter time.Duration
@@ -56,7 +57,7 @@ func Build(ctx context.Context, env *runtime.Env) (*runtime.Worker, error) {
 	}
 	return &runtime.Worker{
 		// A login that was disowned is followed beyond its deadline, until its end is known.
-		Handlers: []bus.Handler{bus.On(n.dispatch), bus.On(n.decide).Late(), bus.On(n.warn)},
+		Handlers: []bus.Handler{bus.On(n.dispatch), bus.On(n.decide).Late()},
 		Run: []func(context.Context) error{
 			n.serve, n.follow, n.purge,
 			func(ctx context.Context) error { return env.Credentials.Follow(ctx, Name, n.opener) },

@@ -59,6 +59,20 @@ type caller struct {
 
 	user   string           // opaque id, once it is known
 	device directory.Device // that has proved itself; zero for a signed-in user
+
+	after *[]task // what is left to do once the answer is on its way
+}
+
+// A task is what nobody waits for. It is done before the request's slot is given back, so that tasks never pile up; a process that
+// dies before leaves it undone, so it must be something that others do without, or do again.
+type task struct {
+	what string
+	do   func(context.Context) error
+}
+
+// later has a task done once the answer is on its way.
+func (c caller) later(what string, do func(context.Context) error) {
+	*c.after = append(*c.after, task{what, do})
 }
 
 // errStranger says that a caller is not who may ask. It never says why: an unknown device looks like a bad signature.
@@ -97,6 +111,9 @@ func (n *notifier) byDevice(h handler) http.HandlerFunc {
 			return err
 		}
 		c.user = c.device.User
+		if n.now().Sub(c.device.Seen) > time.Minute {
+			c.later("a device has been seen", func(ctx context.Context) error { return n.directory.Saw(ctx, c.device.ID) })
+		}
 		return h(w, r, c)
 	})
 }
@@ -111,27 +128,38 @@ func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	return body, nil
 }
 
-// authenticate finds the device whose proof came with a request, and uses the proof up.
+// authenticate finds the device whose proof came with a request, and uses the proof up. A signature is checked before anything is
+// written: by a key that is known here if possible, which the device must still have when its proof is used up.
 func (n *notifier) authenticate(ctx context.Context, token, method, path string, body []byte) (directory.Device, error) {
 	var (
-		device directory.Device
-		p      proof
+		p    proof
+		id   string
+		used *ecdsa.PublicKey
 	)
-	err := verify(token, proofType, &p, n.keyOf(ctx, &device))
+	err := verify(token, proofType, &p, func(h header) (_ *ecdsa.PublicKey, err error) {
+		id = h.device
+		if used = n.keys.known(id); used == nil {
+			used, err = n.keyOf(ctx, new(directory.Device))(h)
+		}
+		return used, err
+	})
 	if err == nil {
 		err = p.check(method, path, body, n.now())
 	}
 	if err != nil {
 		return directory.Device{}, err
 	}
-	first, err := n.store.useProof(ctx, device.ID, p.ID)
-	if err == nil && !first {
-		err = errToken
+	device, err := n.store.useProof(ctx, id, p.ID)
+	if err != nil {
+		return directory.Device{}, err
 	}
-	if err == nil && n.now().Sub(device.Seen) > time.Minute {
-		err = n.directory.Saw(ctx, device.ID)
+	if device == nil {
+		return directory.Device{}, errToken
 	}
-	return device, err
+	if key, err := n.keys.of(*device); err != nil || !key.Equal(used) {
+		return directory.Device{}, errToken
+	}
+	return *device, nil
 }
 
 // keyOf looks up the device that a token names, and gives its key.
@@ -207,18 +235,24 @@ func (n *notifier) reply(ctx context.Context, routes http.Handler, msg *nats.Msg
 			n.log.Error().Str("panic", fmt.Sprintf("%T", p)).Bytes("stack", debug.Stack()).Msg("request of a device panicked")
 		}
 	}()
+	var left []task
 	answer, err := events.ServeDevice(n.opener, msg.Subject, msg.Data, func(gateway string, r events.DeviceRequest) events.DeviceResponse {
 		scheme, token, _ := strings.Cut(r.Proof, " ")
 		if !strings.EqualFold(scheme, "Device") {
 			token = ""
 		}
-		return handle(ctx, routes, caller{gateway: gateway, base: r.Base, session: r.Session, proof: token}, r)
+		return handle(ctx, routes, caller{gateway: gateway, base: r.Base, session: r.Session, proof: token, after: &left}, r)
 	})
 	if err == nil {
 		err = msg.Respond(answer)
 	}
 	if err != nil {
 		n.log.Warn().Err(err).Msg("request of a device not answered")
+	}
+	for _, task := range left {
+		if err := task.do(ctx); err != nil {
+			n.log.Warn().Err(err).Str("task", task.what).Msg("not recorded")
+		}
 	}
 }
 

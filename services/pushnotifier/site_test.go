@@ -34,15 +34,16 @@ func TestMain(m *testing.M) { testenv.Main(m) }
 
 // A site is what a notifier runs on: a broker, a database with users, push services, a gateway, credentials, and a clock.
 type site struct {
-	broker  *testenv.Broker
-	viewer  *bus.Bus
-	gateway *events.Client
-	hints   chan string // devices of which the gateway heard that there is something to fetch
-	admin   *pgxpool.Pool
-	env     *runtime.Env
-	sealer  *events.Sealer
-	far     vendorsFar
-	log     *record
+	broker   *testenv.Broker
+	viewer   *bus.Bus
+	gateway  *events.Client
+	assessor *bus.Bus
+	hints    chan string // devices of which the gateway heard that there is something to fetch
+	admin    *pgxpool.Pool
+	env      *runtime.Env
+	sealer   *events.Sealer
+	far      vendorsFar
+	log      *record
 
 	mu  sync.Mutex
 	now time.Time
@@ -70,7 +71,7 @@ func (r *record) String() string {
 func newSite(t testing.TB, adjust ...func(*config.Config)) *site {
 	t.Helper()
 	s := &site{broker: testenv.NATS(t), far: startVendors(t, nil), hints: make(chan string, 1000), log: &record{}, now: time.Now()}
-	s.viewer = s.broker.Bus(t, bus.UserViewer)
+	s.viewer, s.assessor = s.broker.Bus(t, bus.UserViewer), s.broker.Bus(t, "riskassessor")
 	db := testenv.Migrated(t)
 	s.admin = db.Pool(t, "")
 	for _, user := range []string{"alice", "bob"} {
@@ -257,6 +258,9 @@ func (s *site) login(t testing.TB, user string, adjust ...func(*login)) *login {
 	l.say(t, "gateway/web", 0, requested)
 	l.say(t, "identityverifier", 0, &events.Identified{App: "demo", User: user, Primary: events.None, Decoy: l.decoy,
 		Factors: []events.Factor{events.Push}, Deadline: time.Now().Add(5 * time.Minute)})
+	if l.unseen {
+		check(t, s.assessor.AlertOf(t.Context(), l.Login, "unknown-environment", user, map[string]string{"login": l.String(), "app": "demo"}))
+	}
 	l.say(t, "riskassessor", 0, &events.Assessed{Verdict: events.OK, Unknown: l.unseen})
 	return l
 }

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/sekisho/sekisho/events"
 	"github.com/sekisho/sekisho/services/internal/coalesce"
+	"github.com/sekisho/sekisho/services/internal/directory"
 )
 
 const (
@@ -31,21 +33,27 @@ type store struct {
 	perSource int // pushes in a limitWindow that begins with the first
 	now       func() time.Time
 
-	intents *coalesce.Group[string, intent, *prompt]
-	proofs  *coalesce.Group[usedProof, usedProof, bool]
-	ends    *coalesce.Group[place, place, struct{}]
+	intents *coalesce.Group[string, intent, intended]
+	rows    *coalesce.Group[place, place, *prompt]
+	lists   *coalesce.Group[reader, reader, list]
+	proofs  *coalesce.Group[usedProof, usedProof, *directory.Device]
+	ends    *coalesce.Group[place, prompt, []directory.Device]
 }
 
 func newStore(db *pgxpool.Pool, perUser, perSource int, now func() time.Time) *store {
 	s := &store{db: db, perUser: perUser, perSource: perSource, now: now}
 	s.intents = coalesce.New(s.write, func(i intent) string { return i.User }, maxBatch)
-	s.ends = coalesce.New(s.endAll, func(p place) place { return p }, maxBatch)
+	s.rows = coalesce.New(s.find, func(p place) place { return p }, maxBatch)
+	s.lists = coalesce.New(s.list, func(r reader) reader { return r }, maxBatch)
+	s.ends = coalesce.New(s.endAll, func(p prompt) place { return p.place }, maxBatch)
 	s.proofs = coalesce.New(s.use, func(p usedProof) usedProof { return p }, maxBatch)
 	return s
 }
 
 func (s *store) close() {
 	s.intents.Close()
+	s.rows.Close()
+	s.lists.Close()
 	s.proofs.Close()
 	s.ends.Close()
 }
@@ -66,10 +74,10 @@ type prompt struct {
 	Ended   bool // as this process or another has recorded; the login's events are the truth
 }
 
-// intend writes the prompt of a round, or finds the one of an earlier delivery. It returns nil when a limit or a cooldown
-// forbids it. Prompts of one user, and from one source, are counted one after the other under advisory locks, in whatever
+// intend writes the prompt of a round, or finds the one of an earlier delivery, and finds the devices of its user. There is no
+// prompt when a limit or a cooldown forbids it. Prompts of one user, and from one source, are counted one after the other under advisory locks, in whatever
 // process they arise, so a limit is never exceeded.
-func (s *store) intend(ctx context.Context, p prompt, source string) (*prompt, error) {
+func (s *store) intend(ctx context.Context, p prompt, source string) (intended, error) {
 	p.Nonce = make([]byte, nonceSize)
 	rand.Read(p.Nonce) // never fails (crypto/rand)
 	return s.intents.Do(ctx, intent{p, source})
@@ -80,8 +88,13 @@ type intent struct {
 	source string
 }
 
+type intended struct {
+	prompt  *prompt
+	devices []directory.Device
+}
+
 // write is one transaction for many intents, no two of one user: what waits for each other's locks shares a commit.
-func (s *store) write(ctx context.Context, intents []intent) ([]*prompt, error) {
+func (s *store) write(ctx context.Context, intents []intent) ([]intended, error) {
 	now := s.now()
 	var (
 		gateways, logins, users, sources []string
@@ -100,7 +113,7 @@ func (s *store) write(ctx context.Context, intents []intent) ([]*prompt, error) 
 		}
 	}
 	slices.Sort(locks) // everybody in the same order, so that nobody waits in a circle
-	out := make([]*prompt, len(intents))
+	out := make([]intended, len(intents))
 	batch := &pgx.Batch{}
 	batch.Queue(`SELECT pg_advisory_xact_lock(k) FROM unnest($1::bigint[]) k`, slices.Compact(locks))
 	// The second statement sees what was committed until the first got its locks.
@@ -138,99 +151,173 @@ func (s *store) write(ctx context.Context, intents []intent) ([]*prompt, error) 
 		_, err := pgx.ForEachRow(rows, []any{&n, &found.Nonce, &found.Created, &found.Expires}, func() error {
 			p := intents[n-1].prompt
 			p.Nonce, p.Created, p.Expires = slices.Clone(found.Nonce), found.Created, found.Expires
-			out[n-1] = &p
+			out[n-1].prompt = &p
 			return nil
 		})
 		return err
 	})
+	directory.QueueDevicesOf(batch, users, func(i int, device directory.Device) { out[i].devices = append(out[i].devices, device) })
 	if err := s.db.SendBatch(ctx, batch).Close(); err != nil {
 		return nil, fmt.Errorf("pushnotifier: write prompts: %w", err)
 	}
 	return out, nil
 }
 
-const selectPrompt = `SELECT gateway, login::text, round, user_id, nonce, created_at, expires_at, ended_at IS NOT NULL FROM push.prompts `
+const promptColumns = `p.gateway, p.login::text, p.round, p.user_id, p.nonce, p.created_at, p.expires_at, p.ended_at IS NOT NULL`
 
-func scanPrompt(row pgx.CollectableRow) (prompt, error) {
-	var p prompt
-	err := row.Scan(&p.Login.Gateway, &p.Login.ID, &p.Round, &p.User, &p.Nonce, &p.Created, &p.Expires, &p.Ended)
-	return p, err
+// columns are where promptColumns are read to.
+func (p *prompt) columns() []any {
+	return []any{&p.Login.Gateway, &p.Login.ID, &p.Round, &p.User, &p.Nonce, &p.Created, &p.Expires, &p.Ended}
 }
 
 // prompt is the prompt of a round, nil if there is none.
 func (s *store) prompt(ctx context.Context, at place) (*prompt, error) {
-	found, err := s.prompts(ctx, `WHERE gateway = $1 AND login = $2 AND round = $3`, at.Login.Gateway, at.Login.ID, at.Round)
-	if err != nil || len(found) == 0 {
-		return nil, err
-	}
-	return &found[0], nil
+	return s.rows.Do(ctx, at)
 }
 
-// open lists the prompts of a user that may still be answered, newest first.
-func (s *store) open(ctx context.Context, user string) ([]prompt, error) {
-	return s.prompts(ctx, `WHERE user_id = $1 AND created_at > $2 AND expires_at > $3 AND ended_at IS NULL
-		ORDER BY created_at DESC LIMIT $4`, user, s.now().Add(-events.MaxDeadline), s.now(), maxPrompts)
-}
-
-func (s *store) prompts(ctx context.Context, which string, args ...any) ([]prompt, error) {
-	rows, err := s.db.Query(ctx, selectPrompt+which, args...)
+func (s *store) find(ctx context.Context, places []place) ([]*prompt, error) {
+	gateways, logins, rounds := columnsOf(places)
+	rows, err := s.db.Query(ctx, `
+		SELECT `+promptColumns+`, q.n
+		FROM unnest($1::text[], $2::uuid[], $3::smallint[]) WITH ORDINALITY AS q (gateway, login, round, n) JOIN push.prompts p USING (gateway, login, round)`,
+		gateways, logins, rounds)
 	if err != nil {
 		return nil, fmt.Errorf("pushnotifier: read prompts: %w", err)
 	}
-	found, err := pgx.CollectRows(rows, scanPrompt)
-	if err != nil {
+	out := make([]*prompt, len(places))
+	if err := scan(rows, func(n int, p *prompt) { out[n-1] = p }); err != nil {
 		return nil, fmt.Errorf("pushnotifier: read prompts: %w", err)
 	}
-	return found, nil
+	return out, nil
 }
 
-// end records that a prompt is over, so that no device is asked to look at its login again.
-func (s *store) end(ctx context.Context, at place) error {
-	_, err := s.ends.Do(ctx, at)
-	return err
+// A row is what a statement for many says to one of them.
+type row[T any] interface {
+	*T
+	columns() []any
 }
 
-func (s *store) endAll(ctx context.Context, places []place) ([]struct{}, error) {
-	gateways, logins, rounds := make([]string, len(places)), make([]string, len(places)), make([]int16, len(places))
-	for i, at := range places {
-		gateways[i], logins[i], rounds[i] = at.Login.Gateway, at.Login.ID, int16(at.Round)
+// scan reads rows that end with the number of whom they are for, from 1.
+func scan[T any, R row[T]](rows pgx.Rows, each func(n int, found R)) error {
+	defer rows.Close()
+	for rows.Next() {
+		var (
+			found T
+			n     int
+		)
+		if err := rows.Scan(append(R(&found).columns(), &n)...); err != nil {
+			return err
+		}
+		each(n, &found)
 	}
-	_, err := s.db.Exec(ctx, `
+	return rows.Err()
+}
+
+func columnsOf(places []place) (gateways, logins []string, rounds []int16) {
+	for _, at := range places {
+		gateways, logins, rounds = append(gateways, at.Login.Gateway), append(logins, at.Login.ID), append(rounds, int16(at.Round))
+	}
+	return gateways, logins, rounds
+}
+
+type reader struct{ user, device string }
+
+// A list is what waits for a device, each newest first.
+type list struct {
+	prompts []prompt // of its user, that may still be answered
+	notices []notice // that it has not seen yet
+}
+
+// waiting is the list of a device of a user.
+func (s *store) waiting(ctx context.Context, user, device string) (list, error) {
+	return s.lists.Do(ctx, reader{user, device})
+}
+
+// list reads many lists by two statements on one way to the database and back.
+func (s *store) list(ctx context.Context, readers []reader) ([]list, error) {
+	users, devices := make([]string, len(readers)), make([]string, len(readers))
+	for i, r := range readers {
+		users[i], devices[i] = r.user, r.device
+	}
+	now := s.now()
+	out := make([]list, len(readers))
+	batch := &pgx.Batch{}
+	batch.Queue(`
+		SELECT `+promptColumns+`, q.n FROM unnest($1::text[]) WITH ORDINALITY AS q (user_id, n), LATERAL (
+			SELECT * FROM push.prompts WHERE user_id = q.user_id AND created_at > $2 AND expires_at > $3 AND ended_at IS NULL
+			ORDER BY created_at DESC LIMIT $4
+		) p ORDER BY q.n, p.created_at DESC`, users, now.Add(-events.MaxDeadline), now, maxPrompts,
+	).Query(func(rows pgx.Rows) error {
+		return scan(rows, func(n int, p *prompt) { out[n-1].prompts = append(out[n-1].prompts, *p) })
+	})
+	batch.Queue(`
+		SELECT `+noticeColumns+`, q.n FROM unnest($1::text[]) WITH ORDINALITY AS q (device, n), LATERAL (
+			SELECT * FROM push.notices WHERE device = q.device AND seen_at IS NULL ORDER BY created_at DESC, id LIMIT $2
+		) v ORDER BY q.n, v.created_at DESC, v.id`, devices, maxNotices,
+	).Query(func(rows pgx.Rows) error {
+		return scan(rows, func(n int, told *notice) { out[n-1].notices = append(out[n-1].notices, *told) })
+	})
+	if err := s.db.SendBatch(ctx, batch).Close(); err != nil {
+		return nil, fmt.Errorf("pushnotifier: list prompts and notices: %w", err)
+	}
+	return out, nil
+}
+
+// end records that a prompt is over, so that no device is asked to look at its login again, and finds the devices of its user.
+func (s *store) end(ctx context.Context, p prompt) ([]directory.Device, error) {
+	return s.ends.Do(ctx, p)
+}
+
+func (s *store) endAll(ctx context.Context, prompts []prompt) ([][]directory.Device, error) {
+	places, users := make([]place, len(prompts)), make([]string, len(prompts))
+	for i, p := range prompts {
+		places[i], users[i] = p.place, p.User
+	}
+	gateways, logins, rounds := columnsOf(places)
+	out := make([][]directory.Device, len(prompts))
+	batch := &pgx.Batch{}
+	batch.Queue(`
 		UPDATE push.prompts p SET ended_at = $4 FROM unnest($1::text[], $2::uuid[], $3::smallint[]) AS q (gateway, login, round)
 		WHERE (p.gateway, p.login, p.round) = (q.gateway, q.login, q.round) AND p.ended_at IS NULL`, gateways, logins, rounds, s.now())
-	if err != nil {
+	directory.QueueDevicesOf(batch, users, func(i int, device directory.Device) { out[i] = append(out[i], device) })
+	if err := s.db.SendBatch(ctx, batch).Close(); err != nil {
 		return nil, fmt.Errorf("pushnotifier: end prompts: %w", err)
 	}
-	return make([]struct{}, len(places)), nil
+	return out, nil
 }
 
 type usedProof struct{ device, id string }
 
-// useProof records a proof's id. It reports false when the device has used it before.
-func (s *store) useProof(ctx context.Context, device, id string) (bool, error) {
+// useProof records the id of a device's proof, and finds the device. It returns nil when the device is not there, or has used the
+// proof before.
+func (s *store) useProof(ctx context.Context, device, id string) (*directory.Device, error) {
 	return s.proofs.Do(ctx, usedProof{device, id})
 }
 
-func (s *store) use(ctx context.Context, proofs []usedProof) ([]bool, error) {
+func (s *store) use(ctx context.Context, proofs []usedProof) ([]*directory.Device, error) {
 	devices, ids := make([]string, len(proofs)), make([]string, len(proofs))
 	for i, p := range proofs {
 		devices[i], ids[i] = p.device, p.id
 	}
-	rows, err := s.db.Query(ctx, `
+	var (
+		first []usedProof
+		out   = make([]*directory.Device, len(proofs))
+		batch pgx.Batch
+	)
+	batch.Queue(`
 		INSERT INTO push.proofs (device, id, used_at) SELECT d, i, $3 FROM unnest($1::text[], $2::text[]) AS p (d, i) ORDER BY d, i
-		ON CONFLICT DO NOTHING RETURNING device, id`, devices, ids, s.now())
-	if err != nil {
-		return nil, fmt.Errorf("pushnotifier: record proofs: %w", err)
-	}
-	first, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (p usedProof, err error) {
-		return p, row.Scan(&p.device, &p.id)
+		ON CONFLICT DO NOTHING RETURNING device, id`, devices, ids, s.now(),
+	).Query(func(rows pgx.Rows) (err error) {
+		first, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (p usedProof, err error) { return p, row.Scan(&p.device, &p.id) })
+		return err
 	})
-	if err != nil {
+	directory.QueueDevices(&batch, devices, func(i int, device directory.Device) {
+		if slices.Contains(first, proofs[i]) {
+			out[i] = &device
+		}
+	})
+	if err := s.db.SendBatch(ctx, &batch).Close(); err != nil {
 		return nil, fmt.Errorf("pushnotifier: record proofs: %w", err)
-	}
-	out := make([]bool, len(proofs))
-	for i, p := range proofs {
-		out[i] = slices.Contains(first, p)
 	}
 	return out, nil
 }
@@ -251,8 +338,8 @@ type notice struct {
 	User    string
 	Device  string // who is told
 	Kind    string
-	Cause   string        // a device is told once of a kind and a cause
-	Login   *events.Login // with unknownEnvironment
+	Cause   string       // a device is told once of a kind and a cause
+	Login   events.Login // with unknownEnvironment
 	App     string
 	Place   string
 	Browser string
@@ -266,70 +353,48 @@ func (s *store) tell(ctx context.Context, n notice, devices []string) (news bool
 	for i := range ids {
 		ids[i] = rand.Text()
 	}
-	var gateway, login *string
-	if n.Login != nil {
-		gateway, login = &n.Login.Gateway, &n.Login.ID
-	}
 	tag, err := s.db.Exec(ctx, `
 		INSERT INTO push.notices (id, device, user_id, kind, cause, gateway, login, app, place, browser, name, created_at)
-		SELECT id, device, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12 FROM unnest($1::text[], $2::text[]) AS d (id, device)
+		SELECT id, device, $3, $4, $5, nullif($6, ''), nullif($7, '')::uuid, $8, $9, $10, $11, $12 FROM unnest($1::text[], $2::text[]) AS d (id, device)
 		ON CONFLICT (device, kind, cause) DO NOTHING`,
-		ids, devices, n.User, n.Kind, n.Cause, gateway, login, n.App, n.Place, n.Browser, n.Name, s.now())
+		ids, devices, n.User, n.Kind, n.Cause, n.Login.Gateway, n.Login.ID, n.App, n.Place, n.Browser, n.Name, s.now())
 	if err != nil {
 		return false, fmt.Errorf("pushnotifier: write notices: %w", err)
 	}
 	return tag.RowsAffected() > 0, nil
 }
 
-// untold lists what a device has not seen yet, newest first.
-func (s *store) untold(ctx context.Context, device string) ([]notice, error) {
-	return s.notices(ctx, `WHERE device = $1 AND seen_at IS NULL ORDER BY created_at DESC, id LIMIT $2`, device, maxNotices)
-}
-
 // disowned is the notice of which a user said that it was not them, nil if there is none of that id.
 func (s *store) disowned(ctx context.Context, id string) (*notice, error) {
-	found, err := s.notices(ctx, `WHERE id = $1 AND disowned`, id)
-	if err != nil || len(found) == 0 {
-		return nil, err
-	}
-	return &found[0], nil
+	return s.oneNotice(ctx, `SELECT `+noticeColumns+` FROM push.notices v WHERE id = $1 AND disowned`, id)
 }
 
 // see records that a device has shown a notice, and whether its user disowns what it tells. It returns nil when the device
 // has no such notice. What was disowned stays so.
 func (s *store) see(ctx context.Context, id, device string, disown bool) (*notice, error) {
-	found, err := s.collectNotices(ctx, `
-		UPDATE push.notices SET seen_at = coalesce(seen_at, $3), disowned = disowned OR $4 AND login IS NOT NULL
+	return s.oneNotice(ctx, `
+		UPDATE push.notices v SET seen_at = coalesce(seen_at, $3), disowned = disowned OR $4 AND login IS NOT NULL
 		WHERE id = $1 AND device = $2 RETURNING `+noticeColumns, id, device, s.now(), disown)
-	if err != nil || len(found) == 0 {
-		return nil, err
-	}
-	return &found[0], nil
 }
 
-const noticeColumns = `id, user_id, device, kind, cause, gateway, login::text, app, place, browser, name, created_at`
+const noticeColumns = `v.id, v.user_id, v.device, v.kind, v.cause, coalesce(v.gateway, ''), coalesce(v.login::text, ''), v.app, v.place, v.browser, v.name, v.created_at`
 
-func (s *store) notices(ctx context.Context, which string, args ...any) ([]notice, error) {
-	return s.collectNotices(ctx, `SELECT `+noticeColumns+` FROM push.notices `+which, args...)
+// columns are where noticeColumns are read to.
+func (v *notice) columns() []any {
+	return []any{&v.ID, &v.User, &v.Device, &v.Kind, &v.Cause, &v.Login.Gateway, &v.Login.ID, &v.App, &v.Place, &v.Browser, &v.Name, &v.Created}
 }
 
-func (s *store) collectNotices(ctx context.Context, statement string, args ...any) ([]notice, error) {
-	rows, err := s.db.Query(ctx, statement, args...)
-	if err != nil {
+// oneNotice is what a statement gives, nil if it gives none.
+func (s *store) oneNotice(ctx context.Context, statement string, args ...any) (*notice, error) {
+	var found notice
+	err := s.db.QueryRow(ctx, statement, args...).Scan(found.columns()...)
+	switch {
+	case errors.Is(err, pgx.ErrNoRows):
+		return nil, nil
+	case err != nil:
 		return nil, fmt.Errorf("pushnotifier: notices: %w", err)
 	}
-	found, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (n notice, err error) {
-		var gateway, login *string
-		err = row.Scan(&n.ID, &n.User, &n.Device, &n.Kind, &n.Cause, &gateway, &login, &n.App, &n.Place, &n.Browser, &n.Name, &n.Created)
-		if gateway != nil && login != nil {
-			n.Login = &events.Login{Gateway: *gateway, ID: *login}
-		}
-		return n, err
-	})
-	if err != nil {
-		return nil, fmt.Errorf("pushnotifier: notices: %w", err)
-	}
-	return found, nil
+	return &found, nil
 }
 
 // purge deletes what is of no use any more: proofs that are too old to be used again, and rows older than keep.

@@ -34,7 +34,7 @@ const staleWait = 20 * time.Millisecond
 // History reads the login of an event. It holds that event and everything that led to it, or the error is a
 // [RetryAfter] that wraps [ErrStale]: direct gets are answered by any replica, which may be a moment behind.
 func (b *Bus) History(ctx context.Context, trigger *events.Event) (History, error) {
-	h, err := b.tree(ctx, trigger.Login, trigger)
+	h, err := b.read(ctx, trigger.Login, History{trigger}, tree(trigger.Login))
 	if err != nil {
 		return nil, err
 	}
@@ -56,13 +56,31 @@ func (b *Bus) History(ctx context.Context, trigger *events.Event) (History, erro
 // Login reads a login with one batched direct get. Events that can not be decoded are left out: their own consumers
 // put them into DEAD.
 func (b *Bus) Login(ctx context.Context, login events.Login) (History, error) {
-	return b.tree(ctx, login, nil)
+	return b.read(ctx, login, nil, tree(login))
 }
 
-// tree reads a login. An event of it that the caller has is not decoded again.
-func (b *Bus) tree(ctx context.Context, login events.Login, known *events.Event) (History, error) {
-	tree := "login.*." + login.Gateway + "." + login.ID
-	messages, err := b.trees.read(ctx, streamLogin, tree, tree+".*")
+// Part reads those events of a login that are of some steps, whatever their numbers: each one that is left out saves the broker a
+// message. What an earlier read of the login gave is not decoded again.
+func (b *Bus) Part(ctx context.Context, login events.Login, steps []events.Step, earlier ...*events.Event) (History, error) {
+	subjects := make([]string, len(steps))
+	for i, step := range steps {
+		subjects[i] = login.Subject(step, 0)
+		if events.Steps[step].Max > 0 {
+			subjects[i] += ".*"
+		}
+	}
+	return b.read(ctx, login, earlier, subjects)
+}
+
+// tree is all subjects of a login.
+func tree(login events.Login) []string {
+	every := "login.*." + login.Gateway + "." + login.ID
+	return []string{every, every + ".*"}
+}
+
+// read reads events of a login. Those that the caller has as they were stored are not decoded again.
+func (b *Bus) read(ctx context.Context, login events.Login, known History, subjects []string) (History, error) {
+	messages, err := b.trees.read(ctx, streamLogin, subjects...)
 	if err != nil {
 		return nil, fmt.Errorf("bus: history of %s: %w", login, err)
 	}
@@ -72,8 +90,8 @@ func (b *Bus) tree(ctx context.Context, login events.Login, known *events.Event)
 		if err != nil {
 			return nil, fmt.Errorf("bus: history of %s: %w", login, err)
 		}
-		if known != nil && known.Sequence == sequence {
-			h = append(h, known)
+		if i := slices.IndexFunc(known, func(e *events.Event) bool { return e.Sequence == sequence }); i >= 0 {
+			h = append(h, known[i])
 			continue
 		}
 		e, err := events.Read(subject, msg.Header, msg.Data)

@@ -44,7 +44,7 @@ var consumes = map[string][]string{
 		"LOGIN.sessionissuer-undelivered", "LOGIN.sessionissuer-chosen", "LOGIN.sessionissuer-cancelled", "LOGIN.sessionissuer-lapsed",
 		"TIMER.sessionissuer-timer", "REDO.sessionissuer-redo"},
 	"smsdispatcher": {"LOGIN.smsdispatcher-wanted", "ACCOUNT.smsdispatcher-account", "REDO.smsdispatcher-redo"},
-	"pushnotifier":  {"LOGIN.pushnotifier-wanted", "LOGIN.pushnotifier-answered", "LOGIN.pushnotifier-assessed", "ACCOUNT.pushnotifier-account", "REDO.pushnotifier-redo"},
+	"pushnotifier":  {"LOGIN.pushnotifier-wanted", "LOGIN.pushnotifier-answered", "ACCOUNT.pushnotifier-account", "REDO.pushnotifier-redo"},
 	"otpvalidator":  {"LOGIN.otpvalidator-answered", "REDO.otpvalidator-redo"},
 	"recorder":      {"ARCHIVE.recorder-archive", "ACCOUNT.recorder-account"},
 }

@@ -35,7 +35,7 @@ var Workers = []Row{
 		Consumes: []events.Step{events.StepAssessed, events.StepRefused, events.StepVerified, events.StepRejected,
 			events.StepUndelivered, events.StepChosen, events.StepCancelled, events.StepLapsed}},
 	{Worker: "smsdispatcher", Consumes: []events.Step{events.StepWanted}, Reads: []events.Step{events.StepChallenged}, Streams: []string{streamAccount}},
-	{Worker: "pushnotifier", Consumes: []events.Step{events.StepWanted, events.StepAnswered, events.StepAssessed}, History: true,
+	{Worker: "pushnotifier", Consumes: []events.Step{events.StepWanted, events.StepAnswered}, History: true,
 		Reads:   []events.Step{events.StepChallenged, events.StepRejected, events.StepVerified},
 		Publish: []string{"account.*.*", "alert.*.*", "session.revoked.*.*", events.HintSubject("*", "*")},
 		Streams: []string{streamAccount}, Serves: []string{events.DeviceSubject("*")}},

@@ -3,6 +3,7 @@ package bus_test
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -10,6 +11,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/sekisho/sekisho/events"
+	"github.com/sekisho/sekisho/services/internal/bus"
 	"github.com/sekisho/sekisho/services/internal/testenv"
 )
 
@@ -77,4 +79,48 @@ func expiring(t *testing.T) context.Context {
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	t.Cleanup(cancel)
 	return ctx
+}
+
+// A part of a login has the steps that are asked for, of all numbers, in the stream's order, and nothing of another login. What the
+// caller has already is not decoded again.
+func TestPart(t *testing.T) {
+	broker := testenv.NATS(t)
+	in, other := wanted(t, soon()), wanted(t, soon())
+	broker.Publish(t, in)
+	broker.Publish(t, other)
+	say := func(by string, n int, data events.Data) {
+		t.Helper()
+		e := events.New(in.Login, n, data)
+		e.By, e.Time = by, time.Now()
+		broker.Publish(t, e)
+	}
+	say("otpvalidator", 5, &events.Rejected{Round: 1, Factor: events.SMS, Reason: events.RejectedWrong})
+	say("gateway/web", 0, &events.Cancelled{})
+	say("otpvalidator", 1, &events.Rejected{Round: 1, Factor: events.SMS, Reason: events.RejectedWrong})
+	b := broker.Bus(t, "sessionissuer")
+	read := func(steps []events.Step, earlier ...*events.Event) bus.History {
+		t.Helper()
+		h, err := b.Part(t.Context(), in.Login, steps, earlier...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return h
+	}
+	ids := func(h bus.History) (ids []string) {
+		for _, e := range h {
+			ids = append(ids, e.ID())
+		}
+		return ids
+	}
+	want := []string{in.Login.EventID(events.StepRejected, 5), in.Login.EventID(events.StepCancelled, 0), in.Login.EventID(events.StepRejected, 1)}
+	before := read([]events.Step{events.StepCancelled, events.StepClosed, events.StepRejected})
+	if got := ids(before); !slices.Equal(got, want) {
+		t.Errorf("part %v, want %v", got, want)
+	}
+	if got := read([]events.Step{events.StepRejected}, before...); len(got) != 2 || got[0] != before[0] || got[1] != before[2] {
+		t.Errorf("read again: %v, want the same events as before", ids(got))
+	}
+	if got := read([]events.Step{events.StepRequested}); len(got) != 0 {
+		t.Errorf("a part that is not there: %v", ids(got))
+	}
 }

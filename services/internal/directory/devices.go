@@ -123,15 +123,70 @@ func (d *Directory) Link(ctx context.Context, device Device) (id string, err err
 
 const deviceColumns = `d.id, d.user_id, d.kind, d.name, d.public_key, d.account, d.gateway, d.transport, d.target, d.enrolled_at, d.last_seen`
 
+// columns are where deviceColumns are read to.
+func (v *Device) columns() []any {
+	return []any{&v.ID, &v.User, &v.Kind, &v.Name, &v.PublicKey, &v.Account, &v.Gateway, &v.Transport, &v.Target, &v.Enrolled, &v.Seen}
+}
+
 // Device is a device by its id, or [ErrNoDevice].
 func (d *Directory) Device(ctx context.Context, id string) (Device, error) {
-	return d.oneDevice(ctx, "read device", `SELECT `+deviceColumns+` FROM directory.devices d WHERE d.id = $1`, id)
+	found, err := d.devices.Do(ctx, id)
+	if err == nil && len(found) == 0 {
+		err = ErrNoDevice
+	}
+	if err != nil {
+		return Device{}, err
+	}
+	return found[0], nil
 }
 
 // Devices lists a user's devices, the oldest first.
 func (d *Directory) Devices(ctx context.Context, user string) ([]Device, error) {
-	return d.readDevices(ctx, "list devices", `
-		SELECT `+deviceColumns+` FROM directory.devices d WHERE d.user_id = $1 ORDER BY d.enrolled_at, d.id`, user)
+	return d.owned.Do(ctx, user)
+}
+
+// QueueDevices has devices looked up by their ids with what else is in a batch: who has to ask the database for something anyway
+// asks both in one go. found gets each device that is there, and the place of its id.
+func QueueDevices(batch *pgx.Batch, ids []string, found func(place int, device Device)) {
+	queueDevices(batch, "id", ids, found)
+}
+
+// QueueDevicesOf is [QueueDevices] for all devices of some users, the oldest of each first.
+func QueueDevicesOf(batch *pgx.Batch, users []string, found func(place int, device Device)) {
+	queueDevices(batch, "user_id", users, found)
+}
+
+func queueDevices(batch *pgx.Batch, column string, values []string, found func(int, Device)) {
+	batch.Queue(`
+		SELECT `+deviceColumns+`, q.n
+		FROM unnest($1::text[]) WITH ORDINALITY AS q (value, n) JOIN directory.devices d ON d.`+column+` = q.value
+		ORDER BY q.n, d.enrolled_at, d.id`, values,
+	).Query(func(rows pgx.Rows) error {
+		for rows.Next() {
+			var (
+				device Device
+				n      int
+			)
+			if err := rows.Scan(append(device.columns(), &n)...); err != nil {
+				return err
+			}
+			found(n-1, device)
+		}
+		return rows.Err()
+	})
+}
+
+// lookUpDevices is a look-up of devices by itself.
+func (d *Directory) lookUpDevices(queue func(*pgx.Batch, []string, func(int, Device))) func(context.Context, []string) ([][]Device, error) {
+	return func(ctx context.Context, values []string) ([][]Device, error) {
+		out := make([][]Device, len(values))
+		batch := &pgx.Batch{}
+		queue(batch, values, func(i int, found Device) { out[i] = append(out[i], found) })
+		if err := d.db.SendBatch(ctx, batch).Close(); err != nil {
+			return nil, fmt.Errorf("directory: look up devices: %w", err)
+		}
+		return out, nil
+	}
 }
 
 // RenameDevice gives a device of a user another name, or returns [ErrNoDevice].
@@ -171,33 +226,30 @@ func (d *Directory) DropTarget(ctx context.Context, id string, target json.RawMe
 
 // Saw records that a device has shown itself, at most once a minute.
 func (d *Directory) Saw(ctx context.Context, id string) error {
+	_, err := d.sights.Do(ctx, id)
+	return err
+}
+
+func (d *Directory) saw(ctx context.Context, ids []string) ([]struct{}, error) {
 	now := d.now()
-	_, err := d.db.Exec(ctx, `UPDATE directory.devices SET last_seen = $2 WHERE id = $1 AND last_seen <= $3`, id, now, now.Add(-time.Minute))
+	_, err := d.db.Exec(ctx, `
+		WITH due AS ( -- in one order, so that no two of these wait for each other
+			SELECT id FROM directory.devices WHERE id = ANY($1) AND last_seen <= $3 ORDER BY id FOR NO KEY UPDATE
+		)
+		UPDATE directory.devices d SET last_seen = $2 FROM due WHERE d.id = due.id`, ids, now, now.Add(-time.Minute))
 	if err != nil {
-		return fmt.Errorf("directory: saw device: %w", err)
+		return nil, fmt.Errorf("directory: saw devices: %w", err)
 	}
-	return nil
+	return make([]struct{}, len(ids)), nil
 }
 
-func (d *Directory) oneDevice(ctx context.Context, what, statement string, args ...any) (Device, error) {
-	found, err := d.readDevices(ctx, what, statement, args...)
-	if err != nil {
-		return Device{}, err
-	}
-	if len(found) == 0 {
+func (d *Directory) oneDevice(ctx context.Context, what, statement string, args ...any) (found Device, err error) {
+	err = d.db.QueryRow(ctx, statement, args...).Scan(found.columns()...)
+	switch {
+	case errors.Is(err, pgx.ErrNoRows):
 		return Device{}, ErrNoDevice
-	}
-	return found[0], nil
-}
-
-func (d *Directory) readDevices(ctx context.Context, what, statement string, args ...any) ([]Device, error) {
-	rows, err := d.db.Query(ctx, statement, args...)
-	if err != nil {
-		return nil, fmt.Errorf("directory: %s: %w", what, err)
-	}
-	found, err := pgx.CollectRows(rows, pgx.RowToStructByPos[Device])
-	if err != nil {
-		return nil, fmt.Errorf("directory: %s: %w", what, err)
+	case err != nil:
+		return Device{}, fmt.Errorf("directory: %s: %w", what, err)
 	}
 	return found, nil
 }

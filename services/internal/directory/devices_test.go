@@ -229,6 +229,50 @@ func TestDeviceTarget(t *testing.T) {
 	}
 }
 
+// Many at once share statements, and each gets its own.
+func TestDevicesAtOnce(t *testing.T) {
+	db, at := testenv.Migrated(t), newClock()
+	admin, d := open(t, db, "console", at.now), open(t, db, "pushnotifier", at.now)
+	ctx := t.Context()
+	owned := make(map[string][]string) // ids of devices, the oldest first
+	for i := range 5 {
+		u := create(t, admin, User{Name: string(rune('a' + i))}, "").ID
+		for range i % 3 {
+			owned[u] = append(owned[u], enroll(t, d, u, "phone").ID)
+			at.add(time.Second)
+		}
+		owned[u] = append(owned[u], "") // so that users without any are in
+	}
+	at.add(time.Hour)
+	var wg sync.WaitGroup
+	for range 20 {
+		for u, ids := range owned {
+			wg.Go(func() {
+				found, err := d.Devices(ctx, u)
+				same := len(found) == len(ids)-1
+				for i := range found {
+					same = same && found[i].User == u && found[i].ID == ids[i]
+				}
+				if err != nil || !same {
+					t.Errorf("devices of %s: %+v, %v, want %v", u, found, err, ids)
+				}
+			})
+			for _, id := range ids {
+				wg.Go(func() {
+					if err := d.Saw(ctx, id); err != nil {
+						t.Error(err)
+					}
+					found, err := d.Device(ctx, id)
+					if id == "" && !errors.Is(err, ErrNoDevice) || id != "" && (err != nil || found.ID != id || found.User != u || !found.Seen.Equal(at.now())) {
+						t.Errorf("device %q: %+v, %v", id, found, err)
+					}
+				})
+			}
+		}
+	}
+	wg.Wait()
+}
+
 func TestLink(t *testing.T) {
 	db, at := testenv.Migrated(t), newClock()
 	admin, d := open(t, db, "console", at.now), open(t, db, "pushnotifier", at.now)

@@ -40,6 +40,9 @@ type Directory struct {
 	lookups  *coalesce.Group[*Who, *Who, *Account]
 	accounts *coalesce.Group[string, string, bool]
 	attempts *coalesce.Group[string, Attempt, string]
+	devices  *coalesce.Group[string, string, []Device] // by id
+	owned    *coalesce.Group[string, string, []Device] // by user
+	sights   *coalesce.Group[string, string, struct{}]
 }
 
 // New makes a Directory. All times that it writes or compares come from now.
@@ -49,6 +52,10 @@ func New(db *pgxpool.Pool, rule Rule, now func() time.Time) *Directory {
 	d.accounts = coalesce.New(d.mayLogIn, func(user string) string { return user }, maxBatch)
 	// One attempt per authenticator and batch, so that a wrong one that locks stands before the next.
 	d.attempts = coalesce.New(d.judge, func(a Attempt) string { return a.Authenticator }, maxBatch)
+	itself := func(id string) string { return id }
+	d.devices = coalesce.New(d.lookUpDevices(QueueDevices), itself, maxBatch)
+	d.owned = coalesce.New(d.lookUpDevices(QueueDevicesOf), itself, maxBatch)
+	d.sights = coalesce.New(d.saw, itself, maxBatch)
 	return d
 }
 
@@ -57,6 +64,9 @@ func (d *Directory) Close() {
 	d.lookups.Close()
 	d.accounts.Close()
 	d.attempts.Close()
+	d.devices.Close()
+	d.owned.Close()
+	d.sights.Close()
 }
 
 // MayLogIn reports whether the account exists, is enabled and is not locked by an admin.
