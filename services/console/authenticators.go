@@ -3,6 +3,7 @@ package console
 import (
 	"context"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -49,22 +50,28 @@ func (c *console) removeAuthenticator(w http.ResponseWriter, r *http.Request) (i
 		return 0, nil, err
 	}
 	id := r.PathValue("id")
-	if device, ok := strings.CutPrefix(id, directory.DeviceOf("")); ok {
-		if err := c.removeDevice(r.Context(), u.ID, device); err != nil {
-			return 0, nil, err
-		}
-		return http.StatusNoContent, nil, nil
+	found, err := c.users.Authenticators(r.Context(), u.ID)
+	if err != nil {
+		return 0, nil, err
 	}
-	var change directory.Change
-	switch {
-	case id == authPassword && u.HasPassword:
-		change.PasswordHash = new("")
-	case id == authSMS && u.Phone != "":
-		change.Phone = new("")
-	default:
+	if !slices.ContainsFunc(found, func(a directory.Authenticator) bool { return a.ID == id }) {
 		return 0, nil, errNoAuthenticator
 	}
-	if _, err := c.apply(r.Context(), u.ID, change); err != nil {
+	if device, ok := strings.CutPrefix(id, directory.DeviceOf("")); ok {
+		err = c.take(r.Context(), u.ID, "device-removed", map[string]string{"device": device}, func() error {
+			return c.users.RemoveDevice(r.Context(), u.ID, device)
+		})
+	} else {
+		change, field := directory.Change{PasswordHash: new("")}, authPassword
+		if id == authSMS {
+			change, field = directory.Change{Phone: new("")}, "phone"
+		}
+		err = c.take(r.Context(), u.ID, "changed", map[string]any{"fields": []string{field}}, func() error {
+			_, err := c.users.Change(r.Context(), u.ID, change)
+			return err
+		})
+	}
+	if err != nil {
 		return 0, nil, err
 	}
 	return http.StatusNoContent, nil, nil
@@ -72,13 +79,18 @@ func (c *console) removeAuthenticator(w http.ResponseWriter, r *http.Request) (i
 
 var errNoAuthenticator = &httpapi.Problem{Status: http.StatusNotFound, Detail: "the user has no such authenticator"}
 
-// removeDevice also ends the user's sessions: whoever has the phone may hold them.
-func (c *console) removeDevice(ctx context.Context, user, device string) error {
-	if err := c.users.RemoveDevice(ctx, user, device); err != nil {
-		return err
-	}
+// take takes an authenticator away, and with it the user's sessions: whoever has it may hold them. All that follows comes
+// first, since who tries again after a failure must still find something to take away. Sessions end once more after it, as one
+// may have begun in between.
+func (c *console) take(ctx context.Context, user, kind string, data any, remove func() error) error {
 	if err := c.endSessions(ctx, user); err != nil {
 		return err
 	}
-	return c.announce(ctx, "device-removed", user, map[string]string{"device": device})
+	if err := c.announce(ctx, kind, user, data); err != nil {
+		return err
+	}
+	if err := remove(); err != nil {
+		return err
+	}
+	return c.endSessions(ctx, user)
 }

@@ -4,8 +4,9 @@
 //	publishes  account events, session revocations
 //	owns       accounts, authenticators, sessions of users as an admin sees them
 //
-// A change is stored first, then its consequences are (sessions end), then it is announced on the bus. Every one can be
-// repeated, so an admin who is told of a failure tries again.
+// A change is stored first, then its consequences are (sessions end), then it is announced on the bus; where something is taken
+// away that goes last, since nobody finds it again. So an admin who is told of a failure tries again, except where something was
+// made: a user's name is taken then, and a link is there twice.
 package console
 
 import (
@@ -50,12 +51,20 @@ type console struct {
 }
 
 // Build makes the worker.
-func Build(ctx context.Context, env *runtime.Env) (*runtime.Worker, error) {
+func Build(_ context.Context, env *runtime.Env) (*runtime.Worker, error) {
+	c, err := newConsole(env)
+	if err != nil {
+		return nil, err
+	}
+	return &runtime.Worker{Admin: c.handler(), Close: c.close}, nil
+}
+
+func newConsole(env *runtime.Env) (*console, error) {
 	if env.Config.AdminToken == "" {
 		return nil, errors.New("console: there is no admin token: set SEKISHO_ADMIN_TOKEN")
 	}
 	cost := env.Config.Password
-	c := &console{
+	return &console{
 		cfg:      env.Config,
 		log:      env.Log,
 		users:    directory.New(env.DB, directory.Rule(env.Config.Lock), env.Now),
@@ -63,14 +72,12 @@ func Build(ctx context.Context, env *runtime.Env) (*runtime.Worker, error) {
 		sessions: sessions.New(env.DB, env.Now),
 		announce: env.Bus.Account,
 		revoke:   env.Bus.Revoke,
-	}
-	return &runtime.Worker{
-		Admin: c.handler(),
-		Close: func() {
-			c.users.Close()
-			c.sessions.Close()
-		},
 	}, nil
+}
+
+func (c *console) close() {
+	c.users.Close()
+	c.sessions.Close()
 }
 
 func (c *console) handler() http.Handler {

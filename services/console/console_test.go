@@ -2,7 +2,9 @@ package console
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -33,6 +35,7 @@ type world struct {
 	*testing.T
 	db      *testenv.Database
 	env     *runtime.Env
+	console *console
 	handler http.Handler
 	log     *bytes.Buffer
 	heard   *nats.Subscription // account events
@@ -56,10 +59,10 @@ func newWorld(t *testing.T) *world {
 	cfg.Password = config.Password{Memory: 64, Time: 1, Threads: 1, Concurrent: 1, MinLength: 8}
 	w.env = &runtime.Env{Name: Name, Config: cfg, Log: zerolog.New(w.log), DB: w.db.Pool(t, Name), Bus: broker.Bus(t, Name),
 		Metrics: prometheus.NewRegistry(), Now: time.Now}
-	worker, err := Build(t.Context(), w.env)
+	w.console, err = newConsole(w.env)
 	w.check(err)
-	t.Cleanup(worker.Close)
-	w.handler = worker.Admin
+	t.Cleanup(w.console.close)
+	w.handler = w.console.handler()
 	return w
 }
 
@@ -316,6 +319,44 @@ func TestAuthenticators(t *testing.T) {
 	}
 }
 
+// An admin who removes an authenticator while the bus is away is told to try again, and the second try does all of it: the
+// sessions end, and it is said.
+func TestRemovalIsTriedAgain(t *testing.T) {
+	w := newWorld(t)
+	id := w.must(201, "POST", "/admin/v1/users", `{"user":"alice","password":"correct horse","phone":"09012345678"}`)["id"].(string)
+	w.announced("created", id, `{"authenticators":["password","sms"],"primary":"password"}`)
+	linked := w.must(201, "POST", "/admin/v1/users/alice/authenticators", `{"kind":"mamoru","account":"alice@example"}`)["id"].(string)
+	device := strings.TrimPrefix(linked, "push:")
+	w.announced("device-enrolled", id, `{"device":"`+device+`"}`)
+	for _, tt := range []struct{ authenticator, kind, data string }{
+		{linked, "device-removed", `{"device":"` + device + `"}`}, {"sms", "changed", `{"fields":["phone"]}`}, {"password", "changed", `{"fields":["password"]}`},
+	} {
+		for _, step := range []string{"announce", "revoke"} {
+			down := *w.console
+			login := w.session(id)
+			failure := errors.New("the bus is away")
+			switch step {
+			case "announce":
+				down.announce = func(context.Context, string, string, any) error { return failure }
+			case "revoke":
+				down.revoke = func(context.Context, events.Login) error { return failure }
+			}
+			w.handler = down.handler()
+			w.must(503, "DELETE", "/admin/v1/users/alice/authenticators/"+tt.authenticator, "")
+			w.handler = w.console.handler()
+			if step == "announce" {
+				w.revoked(login)
+			}
+		}
+		login := w.session(id)
+		w.must(204, "DELETE", "/admin/v1/users/alice/authenticators/"+tt.authenticator, "")
+		w.revoked(login)
+		w.announced("sessions_revoked", id, `{"sessions":1}`)
+		w.announced(tt.kind, id, tt.data)
+		w.must(404, "DELETE", "/admin/v1/users/alice/authenticators/"+tt.authenticator, "")
+	}
+}
+
 // A phone is invited by an admin, enrolls, shows among the authenticators, and is removed with the sessions.
 func TestPhone(t *testing.T) {
 	w := newWorld(t)
@@ -428,6 +469,7 @@ func TestBadInput(t *testing.T) {
 		"link of a phone":   {"POST", "/taken/authenticators", `{"kind":"sekisho","account":"a"}`, 422, "kind"},
 		"link to nothing":   {"POST", "/taken/authenticators", `{"kind":"mamoru"}`, 422, "account"},
 		"link, long name":   {"POST", "/taken/authenticators", `{"kind":"mamoru","account":"a","name":"` + strings.Repeat("x", 65) + `"}`, 422, "name"},
+		"link, line break":  {"POST", "/taken/authenticators", `{"kind":"mamoru","account":"a\nb"}`, 422, "account"},
 		"duplicate":         {"POST", "", `{"user":"a","user":"b"}`, 400, "user"},
 		"not JSON":          {"POST", "", `user=a`, 400, ""},
 		"not UTF-8":         {"POST", "", "{\"user\":\"\xff\"}", 400, ""},

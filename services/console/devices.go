@@ -3,7 +3,9 @@ package console
 import (
 	"cmp"
 	"net/http"
+	"strings"
 	"time"
+	"unicode"
 	"unicode/utf8"
 
 	"github.com/sekisho/sekisho/services/internal/activation"
@@ -31,7 +33,6 @@ func (c *console) activate(w http.ResponseWriter, r *http.Request) (int, any, er
 	if err != nil {
 		return 0, nil, err
 	}
-	w.Header().Set("Cache-Control", "no-store")
 	return http.StatusCreated, struct {
 		URL     string    `json:"activation_url"`
 		QR      string    `json:"qr_svg"`
@@ -56,9 +57,9 @@ func (c *console) link(w http.ResponseWriter, r *http.Request) (int, any, error)
 	case in.Kind != directory.Mamoru:
 		return 0, nil, httpapi.Invalid("kind", "want mamoru; a phone is enrolled by an activation")
 	case !isText(in.Account):
-		return 0, nil, httpapi.Invalid("account", "want the provider's name of the user, of 1 to 64 characters")
+		return 0, nil, httpapi.Invalid("account", "want the provider's name of the user, of 1 to 64 characters that can be seen")
 	case in.Name != "" && !isText(in.Name):
-		return 0, nil, httpapi.Invalid("name", "want at most 64 characters")
+		return 0, nil, httpapi.Invalid("name", "want at most 64 characters that can be seen")
 	}
 	u, err := c.find(r)
 	if err != nil {
@@ -75,4 +76,6 @@ func (c *console) link(w http.ResponseWriter, r *http.Request) (int, any, error)
 	return http.StatusCreated, map[string]string{"id": directory.DeviceOf(id), "kind": authPush, "name": name}, nil
 }
 
-func isText(s string) bool { return s != "" && utf8.RuneCountInString(s) <= maxText }
+func isText(s string) bool {
+	return s != "" && utf8.RuneCountInString(s) <= maxText && !strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) })
+}

@@ -145,7 +145,7 @@ func TestPhoneAsSecondFactor(t *testing.T) {
 			p.approve(another(p.number()))
 			p.phone.shows(p.asks("result.exhausted"))
 			p.phone.picture("5-phone-exhausted")
-			p.desk.shows(p.says("notice.exhausted"))
+			p.desk.shows(p.says("challenge.push.exhausted.detail"))
 			p.desk.picture("5-desk-exhausted")
 			p.byText(c.number)
 			p.desk.picture("6-desk-home")

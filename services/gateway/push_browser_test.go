@@ -69,9 +69,9 @@ func (w *window) picture(name string) {
 // A login by ID only, followed by the page without being touched: a wrong number, a push that runs out, another, and in. Then
 // a phone is added.
 func TestPushWithABrowser(t *testing.T) {
-	for language, texts := range map[string]struct{ phone, wrong, over string }{
-		"en": {"Continue with your phone", "was not right", "ran out without an answer"},
-		"ja": {"スマートフォンで続ける", "番号が正しくありません", "時間切れになりました"},
+	for language, texts := range map[string]struct{ phone, wrong, over, exhausted string }{
+		"en": {"Continue with your phone", "was not right", "ran out without an answer", "Too many wrong numbers"},
+		"ja": {"スマートフォンで続ける", "番号が正しくありません", "時間切れになりました", "番号の誤りが続きました"},
 	} {
 		t.Run(language, func(t *testing.T) {
 			w := newWorld(t)
@@ -105,7 +105,7 @@ func TestPushWithABrowser(t *testing.T) {
 			w.pushed(login, 3, nil)
 			p.do(chromedp.WaitVisible(".number"))
 			w.notOnPhone(login, 2, 3, events.RejectedExhausted)
-			p.do(chromedp.WaitNotPresent(".number"))
+			p.shows(texts.exhausted)
 			p.picture("5-exhausted")
 			w.grant(login)
 			p.do(chromedp.WaitVisible(`form[action="/logout"]`))

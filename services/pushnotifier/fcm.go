@@ -1,6 +1,7 @@
 package pushnotifier
 
 import (
+	"bytes"
 	"context"
 	"crypto/rsa"
 	"encoding/json"
@@ -127,17 +128,18 @@ func (f *FCM) Send(ctx context.Context, t Target, m Message) error {
 		return fmt.Errorf("fcm: %w", err)
 	}
 	path := "/v1/projects/" + url.PathEscape(f.config.Project) + "/messages:send"
-	req, err := http.NewRequest(http.MethodPost, f.config.URL+path, strings.NewReader(string(body)))
+	req, err := http.NewRequest(http.MethodPost, f.config.URL+path, bytes.NewReader(body))
 	if err != nil {
 		return fmt.Errorf("fcm: %w", err)
 	}
 	req.Header.Set("Authorization", "Bearer "+access.secret)
 	req.Header.Set("Content-Type", "application/json")
 	return f.messages.Do(ctx, req, func(r *provider.Response) error {
-		if r.Status == http.StatusUnauthorized {
+		err := fcmAnswer(r)
+		if r.Status == http.StatusUnauthorized && !errors.Is(err, provider.ErrRefused) {
 			f.access.CompareAndSwap(access, nil) // it was revoked: the next message gets another
 		}
-		return fcmAnswer(r)
+		return err
 	})
 }
 
@@ -253,6 +255,8 @@ func fcmAnswer(r *provider.Response) error {
 		switch detail.ErrorCode {
 		case "UNREGISTERED":
 			return fmt.Errorf("status %d: %w", r.Status, errGone)
+		case "THIRD_PARTY_AUTH_ERROR": // a 401, but a phone's doing: its token is one for APNs or Web Push, which we do not send by FCM
+			return fmt.Errorf("token of another kind of app: %w", provider.ErrRefused)
 		case "SENDER_ID_MISMATCH": // a 403, but a phone's doing: its token is of another project
 			return fmt.Errorf("token of another project: %w", provider.ErrRefused)
 		}

@@ -170,7 +170,8 @@ func TestFCMErrors(t *testing.T) {
 		{200, `{"name":"x"}`, provider.ErrUnavailable},
 		{200, `{}`, provider.ErrUnavailable},
 		{400, fcmErrorBody(400, "INVALID_ARGUMENT"), provider.ErrRefused},
-		{401, fcmErrorBody(401, "THIRD_PARTY_AUTH_ERROR"), provider.ErrUnavailable},
+		{401, fcmErrorBody(401, "THIRD_PARTY_AUTH_ERROR"), provider.ErrRefused}, // a phone must not open the breaker by its token
+		{401, fcmErrorBody(401, ""), provider.ErrUnavailable},
 		{403, fcmErrorBody(403, "SENDER_ID_MISMATCH"), provider.ErrRefused},
 		{403, fcmErrorBody(403, ""), provider.ErrUnavailable},
 		{404, fcmErrorBody(404, "UNREGISTERED"), errGone},
@@ -193,6 +194,9 @@ func TestFCMErrors(t *testing.T) {
 		}
 		if strings.Contains(fmt.Sprint(err), "secret") {
 			t.Errorf("the text quotes the answer: %v", err)
+		}
+		if dropped := f.access.Load() == nil; dropped != (tc.status == 401 && tc.want == provider.ErrUnavailable) {
+			t.Errorf("%d %s: dropped the access token: %t", tc.status, tc.body, dropped)
 		}
 		f.Close()
 		server.Close()

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net/url"
 	"os"
 	"sync"
 	"time"
@@ -143,7 +144,13 @@ func openVendors(env *runtime.Env) (*vendors, error) {
 		if err != nil {
 			return nil, fmt.Errorf("pushnotifier: key vapid: %w", err)
 		}
-		w := NewWebPush(WebPushConfig{Key: key, Subject: cfg.WebPush.Subject, Hosts: cfg.WebPushHosts}, open)
+		var proxy *url.URL
+		if cfg.Proxy != "" {
+			if proxy, err = url.Parse(cfg.Proxy); err != nil {
+				return nil, fmt.Errorf("pushnotifier: push.proxy: %w", err)
+			}
+		}
+		w := NewWebPush(WebPushConfig{Key: key, Subject: cfg.WebPush.Subject, Hosts: cfg.WebPushHosts, Proxy: proxy}, open)
 		senders[directory.WebPush], v.vapid = w, w.PublicKey()
 	}
 	if cfg.FCM.Project != "" {

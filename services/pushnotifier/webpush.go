@@ -41,12 +41,15 @@ type WebPushConfig struct {
 	// name:port or address:port of services of one's own, which may be at private addresses and speak plain HTTP. Without
 	// any name it is every public host.
 	Hosts []string
+	// Proxy is the HTTP proxy by which known services are called, and no others: it looks up names itself, so that nobody here
+	// sees what address it calls. Nil: directly, whatever the environment says.
+	Proxy *url.URL
 }
 
 // WebPush sends by Web Push (RFC 8030, encrypted by RFC 8291, signed by RFC 8292).
 //
 // The endpoint of a subscription is a URL that a phone named, so whoever has a phone chooses whom we call. We call none
-// but public addresses, on port 443, after resolving the name, so that nobody reaches into our network through us. And
+// but public addresses, on port 443, after resolving the name, so that nobody reaches into our network through us; or, by a proxy, none but known services. And
 // since a host that fails on purpose must not open the breaker in front of everybody's phones, each known service has a
 // client of its own; all hosts that are not known share one more. So the breakers are as many as the settings say,
 // whatever phones name, and strangers can only spoil it for strangers.
@@ -60,21 +63,28 @@ type WebPush struct {
 // NewWebPush returns an adapter. open makes its clients, with the caller's settings over those given.
 func NewWebPush(cfg WebPushConfig, open func(provider.Settings) *provider.Client) *WebPush {
 	w := &WebPush{config: cfg, own: make(map[string]*provider.Client), services: make(map[string]*provider.Client)}
+	var named []string
 	for _, host := range cfg.Hosts {
-		name := "webpush-" + host
 		if _, _, err := net.SplitHostPort(host); err == nil {
-			w.own[host] = open(provider.Settings{Name: name, MaxRetryAfter: webPushRetryAfter})
-			continue
+			w.own[host] = open(provider.Settings{Name: "webpush-" + host, MaxRetryAfter: webPushRetryAfter})
+		} else {
+			named = append(named, host)
 		}
-		w.services[host] = open(provider.Settings{Name: name, MaxRetryAfter: webPushRetryAfter, Dial: dialPublic})
 	}
-	if len(w.services) > 0 {
-		return w
+	known := named
+	if len(named) == 0 {
+		known = browserServices
 	}
-	for _, host := range browserServices {
-		w.services[host] = open(provider.Settings{Name: "webpush-" + host, MaxRetryAfter: webPushRetryAfter, Dial: dialPublic})
+	for _, host := range known {
+		settings := provider.Settings{Name: "webpush-" + host, MaxRetryAfter: webPushRetryAfter, Proxy: cfg.Proxy}
+		if cfg.Proxy == nil {
+			settings.Dial = dialPublic
+		}
+		w.services[host] = open(settings)
 	}
-	w.others = open(provider.Settings{Name: "webpush", MaxRetryAfter: webPushRetryAfter, Dial: dialPublic})
+	if len(named) == 0 && cfg.Proxy == nil {
+		w.others = open(provider.Settings{Name: "webpush", MaxRetryAfter: webPushRetryAfter, Dial: dialPublic})
+	}
 	return w
 }
 

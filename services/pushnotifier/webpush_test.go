@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"slices"
 	"strings"
 	"syscall"
@@ -50,6 +51,53 @@ func TestWebPushDelivers(t *testing.T) {
 	}
 	if got := far.PushMessages("alice"); len(got) != 2 || got[0].TTL != 0 {
 		t.Fatalf("the phone got %+v", got)
+	}
+}
+
+// By a proxy, which looks up names itself, known services are called, and nobody else.
+func TestWebPushByAProxy(t *testing.T) {
+	asked := make(chan string, 10)
+	proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked <- r.Method + " " + r.Host
+		w.WriteHeader(http.StatusBadGateway)
+	}))
+	at, err := url.Parse(proxy.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	far := startVendors(t, nil)
+	key, err := ecdh.P256().GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := NewWebPush(WebPushConfig{Key: key, Subject: "mailto:ops@example.com", Proxy: at}, clients(t, provider.Settings{}))
+	defer w.Close()
+	target, _ := far.subscribe(t, "alice", simulators.WebPush, "")
+	var address map[string]any
+	if err := json.Unmarshal(target.Address, &address); err != nil {
+		t.Fatal(err)
+	}
+	for _, endpoint := range []string{"https://updates.push.services.mozilla.com/x", "https://elsewhere.example/x", "https://127.0.0.1/x"} {
+		known := strings.Contains(endpoint, "mozilla")
+		address["endpoint"] = endpoint
+		if target.Address, err = json.Marshal(address); err != nil {
+			t.Fatal(err)
+		}
+		if err := w.Check(target.Address); known != (err == nil) {
+			t.Errorf("%s: %v", endpoint, err)
+		}
+		if err := w.Send(t.Context(), target, Message{}); known != errors.Is(err, provider.ErrUnavailable) {
+			t.Errorf("%s: %v", endpoint, err)
+		}
+	}
+	proxy.Close()
+	close(asked)
+	var got []string
+	for request := range asked {
+		got = append(got, request)
+	}
+	if !slices.Equal(got, []string{"CONNECT updates.push.services.mozilla.com:443"}) {
+		t.Errorf("the proxy was asked for %q", got)
 	}
 }
 

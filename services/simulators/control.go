@@ -88,7 +88,7 @@ func (s *Simulators) getMessages(w http.ResponseWriter, r *http.Request) *proble
 			return wrong("since", errors.New("not a time of RFC 3339"))
 		}
 	}
-	found, _ := s.phones.inbox(e164(to), since)
+	found, _ := s.phones.find(arrived(e164(to), since))
 	writeJSON(w, http.StatusOK, found)
 	return nil
 }

@@ -140,7 +140,7 @@ func (f *fcm) send(w http.ResponseWriter, r *http.Request) {
 	if m.Android.Priority == fcmPriorityHigh {
 		urgency = "high"
 	}
-	f.apps.receive(PushMessage{
+	f.apps.messages.note(PushMessage{
 		User: s.user, Body: m.Data["body"], At: f.now(), Provider: FCM, Topic: m.Android.CollapseKey, Urgency: urgency, TTL: int(ttl / time.Second),
 	})
 	writeJSON(w, http.StatusOK, map[string]string{"name": "projects/" + f.project + "/messages/" + rand.Text()})

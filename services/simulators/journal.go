@@ -3,7 +3,6 @@ package simulators
 import (
 	"context"
 	"iter"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -39,20 +38,62 @@ func (r *recent[T]) newestFirst() iter.Seq[*T] {
 	}
 }
 
-// signal wakes everybody who waits for a change. The owner's mutex guards it.
-type signal struct{ changed chan struct{} }
-
-func (s *signal) next() <-chan struct{} {
-	if s.changed == nil {
-		s.changed = make(chan struct{})
-	}
-	return s.changed
+// A journal is what happened lately, and wakes those who wait for more.
+type journal[T any] struct {
+	mu      sync.Mutex
+	recent  recent[T]
+	changed chan struct{} // closed by the next change; nil while nobody waits
 }
 
-func (s *signal) raise() {
-	if s.changed != nil {
-		close(s.changed)
-		s.changed = nil
+// note adds an entry and returns how to change it.
+func (j *journal[T]) note(entry T) (change func(func(*T))) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.recent.add(&entry)
+	j.wake()
+	return func(how func(*T)) {
+		j.mu.Lock()
+		defer j.mu.Unlock()
+		how(&entry)
+		j.wake()
+	}
+}
+
+func (j *journal[T]) wake() {
+	if j.changed != nil {
+		close(j.changed)
+		j.changed = nil
+	}
+}
+
+// find returns the entries that match, newest first, and a channel that is closed when anything changes.
+func (j *journal[T]) find(match func(T) bool) ([]T, <-chan struct{}) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	found := []T{}
+	for entry := range j.recent.newestFirst() {
+		if match(*entry) {
+			found = append(found, *entry)
+		}
+	}
+	if j.changed == nil {
+		j.changed = make(chan struct{})
+	}
+	return found, j.changed
+}
+
+// wait waits until n entries match and returns them, newest first. The error is ctx's.
+func (j *journal[T]) wait(ctx context.Context, n int, match func(T) bool) ([]T, error) {
+	for {
+		found, more := j.find(match)
+		if len(found) >= n {
+			return found, nil
+		}
+		select {
+		case <-more:
+		case <-ctx.Done():
+			return found, ctx.Err()
+		}
 	}
 }
 
@@ -64,55 +105,22 @@ type Message struct {
 	Provider string    `json:"provider"` // SMS or SMS2
 }
 
-// phones is what all phones received.
-type phones struct {
-	mu       sync.Mutex
-	messages recent[Message]
-	arrived  signal
-}
-
-func (p *phones) receive(m Message) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.messages.add(&m)
-	p.arrived.raise()
-}
-
-// inbox returns what arrived at number since then, newest first, and a channel that is closed when
-// something more arrives anywhere. No number means all of them.
-func (p *phones) inbox(number string, since time.Time) ([]Message, <-chan struct{}) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	found := []Message{}
-	for m := range p.messages.newestFirst() {
-		if (number == "" || m.To == number) && !m.At.Before(since) {
-			found = append(found, *m)
-		}
-	}
-	return found, p.arrived.next()
+// arrived matches what arrived at number since then. No number means all of them.
+func arrived(number string, since time.Time) func(Message) bool {
+	return func(m Message) bool { return (number == "" || m.To == number) && !m.At.Before(since) }
 }
 
 // Messages returns what the phone with this number received, newest first; every phone's if to is empty.
 // The number may be in E.164 or in Japanese national form.
 func (s *Simulators) Messages(to string) []Message {
-	found, _ := s.phones.inbox(e164(to), time.Time{})
+	found, _ := s.phones.find(arrived(e164(to), time.Time{}))
 	return found
 }
 
 // WaitMessage waits until the phone has received n messages and returns them, newest first. The error is
 // ctx's.
 func (s *Simulators) WaitMessage(ctx context.Context, to string, n int) ([]Message, error) {
-	for {
-		found, more := s.phones.inbox(e164(to), time.Time{})
-		if len(found) >= n {
-			return found, nil
-		}
-		select {
-		case <-more:
-		case <-ctx.Done():
-			return found, ctx.Err()
-		}
-	}
+	return s.phones.wait(ctx, n, arrived(e164(to), time.Time{}))
 }
 
 // e164 turns a Japanese national number into E.164; anything else stays as it is.
@@ -140,58 +148,19 @@ type Call struct {
 	Outcome  string    `json:"outcome"`
 }
 
-// calls is the log of all far ends.
-type calls struct {
-	mu      sync.Mutex
-	log     recent[Call]
-	changed signal
-}
-
-// begin notes a call as pending and returns how to note its outcome.
-func (c *calls) begin(call Call) (done func(outcome string)) {
-	call.Outcome = OutcomePending
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.log.add(&call)
-	c.changed.raise()
-	return func(outcome string) {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		call.Outcome = outcome
-		c.changed.raise()
-	}
-}
-
-func (c *calls) of(provider string) ([]Call, <-chan struct{}) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	found := []Call{}
-	for call := range c.log.newestFirst() {
-		if provider == "" || call.Provider == provider {
-			found = append(found, *call)
-		}
-	}
-	return found, c.changed.next()
+func callTo(provider string) func(Call) bool {
+	return func(c Call) bool { return provider == "" || c.Provider == provider }
 }
 
 // Calls returns the calls that a provider got, newest first; those of all providers if it is empty.
 func (s *Simulators) Calls(provider string) []Call {
-	found, _ := s.calls.of(provider)
+	found, _ := s.calls.find(callTo(provider))
 	return found
 }
 
 // WaitCall waits until a call of the provider has this outcome, such as OutcomePending for one that has
 // just arrived. The error is ctx's.
 func (s *Simulators) WaitCall(ctx context.Context, provider, outcome string) error {
-	for {
-		found, more := s.calls.of(provider)
-		if slices.ContainsFunc(found, func(c Call) bool { return c.Outcome == outcome }) {
-			return nil
-		}
-		select {
-		case <-more:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
+	_, err := s.calls.wait(ctx, 1, func(c Call) bool { return callTo(provider)(c) && c.Outcome == outcome })
+	return err
 }

@@ -22,7 +22,7 @@ import (
 type karaden struct {
 	tenant, token string
 	now           func() time.Time
-	phones        *phones
+	phones        *journal[Message]
 
 	mu       sync.Mutex
 	messages recent[karadenMessage]
@@ -79,7 +79,7 @@ const (
 	karadenCancelUntil = 5 * time.Minute // before scheduled_at
 )
 
-func newKaraden(cfg Config, p *phones) *karaden {
+func newKaraden(cfg Config, p *journal[Message]) *karaden {
 	return &karaden{tenant: cfg.KaradenTenant, token: cfg.KaradenToken, now: cfg.Now, phones: p}
 }
 
@@ -190,7 +190,7 @@ func (k *karaden) deliver(m *karadenMessage) {
 		m.pending, m.late = false, true
 	default:
 		m.pending = false
-		k.phones.receive(Message{To: e164(m.To), Body: m.Body, At: now, Provider: SMS})
+		k.phones.note(Message{To: e164(m.To), Body: m.Body, At: now, Provider: SMS})
 	}
 }
 

@@ -116,7 +116,7 @@ var approvePage = template.Must(template.New("").Parse(`<!doctype html>
 </form>
 `))
 
-// open finds an approval that the user has not decided, and whose browser may go back to where it wants.
+// open finds an approval that the user has not decided, and whose browser may go back to where it wants. The caller holds m.mu.
 func (m *mamoru) open(w http.ResponseWriter, r *http.Request) (id string, back *url.URL, a *approval) {
 	id = r.FormValue("approval")
 	back, err := url.Parse(r.FormValue("return"))
@@ -147,8 +147,8 @@ func mayReturn(to *url.URL, host string) bool {
 
 func (m *mamoru) page(w http.ResponseWriter, r *http.Request) {
 	m.mu.Lock()
-	defer m.mu.Unlock()
 	id, back, a := m.open(w, r)
+	m.mu.Unlock() // a browser that does not read its page holds up nobody; what is shown of an approval never changes
 	if a == nil {
 		return
 	}

@@ -34,8 +34,8 @@ type apps struct {
 	mu            sync.Mutex
 	subscriptions map[string]*subscription // by id
 	order         []string                 // ids, the oldest first
-	messages      recent[PushMessage]
-	arrived       signal
+
+	messages journal[PushMessage]
 }
 
 // A subscription is what an app got from its push service, and gives to those who may push to it.
@@ -87,44 +87,19 @@ func (a *apps) end(id string) (ok bool) {
 	return s != nil
 }
 
-func (a *apps) receive(m PushMessage) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.messages.add(&m)
-	a.arrived.raise()
-}
-
-func (a *apps) inbox(user string) ([]PushMessage, <-chan struct{}) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	found := []PushMessage{}
-	for m := range a.messages.newestFirst() {
-		if user == "" || m.User == user {
-			found = append(found, *m)
-		}
-	}
-	return found, a.arrived.next()
+func pushedTo(user string) func(PushMessage) bool {
+	return func(m PushMessage) bool { return user == "" || m.User == user }
 }
 
 // PushMessages returns what the apps of a user received, newest first; everybody's if user is empty.
 func (s *Simulators) PushMessages(user string) []PushMessage {
-	found, _ := s.apps.inbox(user)
+	found, _ := s.apps.messages.find(pushedTo(user))
 	return found
 }
 
 // WaitPush waits until the apps of a user have received n messages and returns them, newest first. The error is ctx's.
 func (s *Simulators) WaitPush(ctx context.Context, user string, n int) ([]PushMessage, error) {
-	for {
-		found, more := s.apps.inbox(user)
-		if len(found) >= n {
-			return found, nil
-		}
-		select {
-		case <-more:
-		case <-ctx.Done():
-			return found, ctx.Err()
-		}
-	}
+	return s.apps.messages.wait(ctx, n, pushedTo(user))
 }
 
 func (s *Simulators) getPushMessages(w http.ResponseWriter, r *http.Request) *problem {

@@ -54,10 +54,10 @@ type Config struct {
 type Simulators struct {
 	mux     http.ServeMux
 	now     func() time.Time
-	phones  *phones
+	phones  *journal[Message]
 	apps    *apps
 	omotion *omotion
-	calls   *calls
+	calls   journal[Call]
 	faults  faults
 
 	closing chan struct{}
@@ -71,10 +71,9 @@ func New(cfg Config) *Simulators {
 	}
 	s := &Simulators{
 		now:     cfg.Now,
-		phones:  &phones{},
+		phones:  &journal[Message]{},
 		apps:    &apps{subscriptions: make(map[string]*subscription)},
 		omotion: newOMotion(cfg),
-		calls:   &calls{},
 		closing: make(chan struct{}),
 	}
 	s.close = sync.OnceFunc(func() { close(s.closing) })
@@ -102,9 +101,9 @@ func (s *Simulators) SetRisk(user, result string) error { return s.omotion.setRi
 // writes the vendor's own 500.
 func (s *Simulators) farEnd(provider string, failure http.HandlerFunc, api http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		done := s.calls.begin(Call{Provider: provider, Method: r.Method, Path: r.URL.Path, At: s.now()})
+		call := s.calls.note(Call{Provider: provider, Method: r.Method, Path: r.URL.Path, At: s.now(), Outcome: OutcomePending})
 		outcome := OutcomeBroken
-		defer func() { done(outcome) }() // a fault may end the handler by a panic
+		defer call(func(c *Call) { c.Outcome = outcome }) // a fault may end the handler by a panic
 
 		// The body is read first: net/http only notices that a client went away once it has been.
 		body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))

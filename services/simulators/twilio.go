@@ -20,7 +20,7 @@ import (
 type twilio struct {
 	account, token string
 	now            func() time.Time
-	phones         *phones
+	phones         *journal[Message]
 
 	mu       sync.Mutex
 	messages recent[twilioMessage]
@@ -58,7 +58,7 @@ const (
 	twilioValidityMax = 14400 // seconds
 )
 
-func newTwilio(cfg Config, p *phones) *twilio {
+func newTwilio(cfg Config, p *journal[Message]) *twilio {
 	return &twilio{account: cfg.TwilioAccount, token: cfg.TwilioToken, now: cfg.Now, phones: p}
 }
 
@@ -130,7 +130,7 @@ func (t *twilio) create(w http.ResponseWriter, r *http.Request) {
 	t.mu.Lock()
 	t.messages.add(m)
 	t.mu.Unlock()
-	t.phones.receive(Message{To: to, Body: body, At: now, Provider: SMS2})
+	t.phones.note(Message{To: to, Body: body, At: now, Provider: SMS2})
 	writeJSON(w, http.StatusCreated, answer)
 }
 

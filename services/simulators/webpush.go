@@ -98,7 +98,7 @@ func (p *webPush) push(w http.ResponseWriter, r *http.Request) {
 		webPushError(w, http.StatusBadRequest, err.Error()) // in the field the browser alone would notice
 		return
 	}
-	p.apps.receive(PushMessage{
+	p.apps.messages.note(PushMessage{
 		User: s.user, Body: string(plain), At: p.now(), Provider: WebPush, Topic: topic, Urgency: urgency, TTL: int(ttl),
 	})
 	w.Header().Set("Location", "http://"+r.Host+"/webpush-message/"+s.id)

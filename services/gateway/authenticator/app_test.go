@@ -248,6 +248,37 @@ func TestOfflineAndBack(t *testing.T) {
 	}
 }
 
+// Between two versions a page is made of the files of one, those of its worker.
+func TestFilesOfTwoVersionsNeverMeet(t *testing.T) {
+	f, w := newFar(t), words(t, "en")
+	s := activated(t, f, "en")
+	s.workerReady()
+	f.change(func() { f.deployed = true })
+	s.do(chromedp.Navigate(f.URL + "/authenticator"))
+	s.shows(w("home.title"), w("connection.live"))
+}
+
+// A tab whose phone was removed leaves alone the phone that another tab has activated since, in the same browser, and becomes that.
+func TestRemovalInAStaleTab(t *testing.T) {
+	f, w := newFar(t), words(t, "en")
+	s := activated(t, f, "en")
+	f.change(func() {
+		f.keys["dAnew"] = f.keys["dPixel"]
+		f.phones = append(f.phones, phone{ID: "dAnew", Name: "Anew", Enrolled: time.Now(), Seen: time.Now()})
+	})
+	id, err := chromedp.Run(s.ctx, chromedp.Evaluate[string](`import("/authenticator/device.js").then(async ({ keep, recall }) => {
+		await keep("device", { ...await recall("device"), id: "dAnew", name: "Anew" });
+		return (await recall("device")).id;
+	})`, chromedp.EvalAwaitPromise))
+	if err != nil || id != "dAnew" {
+		t.Fatalf("%s, %v", id, err)
+	}
+	f.change(func() { f.remove("dPixel") })
+	s.shows(w("home.owner", "{user}", "alice", "{name}", "Anew"), w("connection.live"))
+	s.do(chromedp.Reload())
+	s.shows(w("home.owner", "{user}", "alice", "{name}", "Anew"), w("connection.live"))
+}
+
 // A proxy that holds the stream back keeps nobody waiting.
 func TestStreamThatIsHeldBack(t *testing.T) {
 	t.Parallel()

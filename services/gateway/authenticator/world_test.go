@@ -74,6 +74,7 @@ type far struct {
 
 	mu        sync.Mutex
 	down      bool // connections break
+	deployed  bool // files are of another version
 	noStream  bool
 	mute      bool                        // streams say nothing
 	keys      map[string]*ecdsa.PublicKey // by device
@@ -103,10 +104,15 @@ func newFar(t *testing.T) *far {
 	mux.HandleFunc("/v1/authenticator/", f.api)
 	f.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		f.mu.Lock()
-		down := f.down
+		down, deployed := f.down, f.deployed
 		f.mu.Unlock()
 		if down {
 			panic(http.ErrAbortHandler)
+		}
+		if deployed && r.URL.Path == "/authenticator/views.js" {
+			w.Header().Set("Content-Type", "text/javascript")
+			io.WriteString(w, "export const elsewhere = true;")
+			return
 		}
 		mux.ServeHTTP(w, r)
 	}))

@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"path"
 	"strings"
+	"time"
 
 	"github.com/sekisho/sekisho/schemas"
 	"github.com/sekisho/sekisho/services/internal/document"
@@ -135,12 +136,8 @@ func (d *Docs) serve(w http.ResponseWriter, r *http.Request, name string) {
 	h := w.Header()
 	h.Set("Content-Type", f.contentType)
 	h.Set("ETag", f.etag)
-	h.Set("Cache-Control", "no-cache") // kept, and asked about at each use
-	if r.Header.Get("If-None-Match") == f.etag {
-		w.WriteHeader(http.StatusNotModified)
-		return
-	}
-	w.Write(f.content) // an error means that the client has gone
+	h.Set("Cache-Control", "no-cache")                                     // kept, and asked about at each use
+	http.ServeContent(w, r, name, time.Time{}, bytes.NewReader(f.content)) // also knows ETags that a proxy made weak
 }
 
 func notFound(w http.ResponseWriter) { (&httpapi.Problem{Status: http.StatusNotFound}).Write(w) }

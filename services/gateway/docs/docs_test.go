@@ -155,7 +155,7 @@ func TestFiles(t *testing.T) {
 		if res.StatusCode != http.StatusOK || res.Header.Get("Content-Type") != want[0] || body != string(file) {
 			t.Errorf("%s: %d %s, %d bytes", path, res.StatusCode, res.Header.Get("Content-Type"), len(body))
 		}
-		if again, _ := get(t, s.URL+path, "If-None-Match", res.Header.Get("ETag")); again.StatusCode != http.StatusNotModified {
+		if again, _ := get(t, s.URL+path, "If-None-Match", "W/"+res.Header.Get("ETag")); again.StatusCode != http.StatusNotModified {
 			t.Errorf("%s again: %d", path, again.StatusCode)
 		}
 	}

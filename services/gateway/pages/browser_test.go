@@ -8,6 +8,7 @@ import (
 	"net/http/httptest"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -26,7 +27,8 @@ type gateway struct {
 	pages   *Pages
 	answers chan string // codes that arrived
 	polled  chan struct{}
-	events  bool // whether the stream of events works
+	events  bool        // whether the stream of events works
+	failing atomic.Bool // the next page is a 503
 
 	mu      sync.Mutex
 	login   Login
@@ -42,6 +44,10 @@ func newGateway(t *testing.T, login Login, events bool) *gateway {
 	mux := http.NewServeMux()
 	mux.Handle("GET /assets/", g.pages.Assets())
 	mux.HandleFunc("GET /login/{id}", func(w http.ResponseWriter, r *http.Request) {
+		if g.failing.Swap(false) {
+			http.Error(w, "restarting", http.StatusServiceUnavailable)
+			return
+		}
 		login, _ := g.now()
 		w.Header().Set("Content-Security-Policy", policy)
 		if err := g.pages.Render(w, http.StatusOK, "en", login); err != nil {
@@ -224,6 +230,23 @@ func TestPageFollowsWithoutEventStream(t *testing.T) {
 	await(t, ctx, `document.activeElement?.id === "code"`)
 	g.grant()
 	do(t, ctx, chromedp.WaitVisible("#arrived"))
+}
+
+// A gateway that restarts, or a proxy that has none for a moment, costs nobody the page.
+func TestPageOutlastsARestart(t *testing.T) {
+	g := newGateway(t, pendingLogin(), true)
+	ctx := g.tab(t)
+	do(t, ctx, chromedp.Navigate(g.URL+"/login/0199"))
+	evaluate[bool](t, ctx, `window.sameDocument = true`)
+	g.failing.Store(true)
+	g.challenge()
+	await(t, ctx, `document.activeElement?.id === "code"`)
+	if !evaluate[bool](t, ctx, `window.sameDocument === true`) {
+		t.Error("the page was loaded again")
+	}
+	if g.failing.Load() {
+		t.Error("nothing failed")
+	}
 }
 
 func TestFormIsSentOnce(t *testing.T) {

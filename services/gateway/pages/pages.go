@@ -55,7 +55,7 @@ type Login struct {
 	Deadline     time.Time
 	Challenge    *Challenge // with "challenge" only
 	Choices      []string   // factors that may be asked for, the present one included
-	Notice       string     // "", "wrong_code", "bad_code", "undelivered", "resent", "too_soon"; of a push "wrong_number", "exhausted", "declined" or "not_counted"
+	Notice       string     // "", "wrong_code", "bad_code", "undelivered", "resent", "too_soon"; of a push "wrong_number", "declined" or "not_counted", and "exhausted" where its challenge is so
 	Now          time.Time  // the server's clock, so that countdowns survive a wrong clock in the browser
 }
 
@@ -133,13 +133,24 @@ func (Problem) template() string    { return "problem" }
 
 // Waiting reports whether the person has nothing to type here, so that the page may reload by itself.
 func (l Login) Waiting() bool {
-	return l.Status == "pending" || l.Status == "challenge" && l.Challenge.Factor == "push" && !l.Over()
+	return l.Status == "pending" || l.Status == "challenge" && l.Challenge.Factor == "push" && l.PushEnd() == ""
 }
 
-// Over reports whether the challenge takes no more answers, so that the person has to ask for another.
-func (l Login) Over() bool {
+// PushEnd is why a push takes no more answers, so that the person has to do something else: "exhausted" or "expired". It is
+// empty while the push takes some, and for other factors, whose code is typed into the page itself.
+func (l Login) PushEnd() string {
+	if l.Challenge == nil || l.Challenge.Factor != "push" {
+		return ""
+	}
 	until := l.Until()
-	return l.Challenge.Exhausted || !until.IsZero() && !until.After(l.Now)
+	switch {
+	case l.Challenge.Exhausted:
+		return "exhausted"
+	case !until.IsZero() && !until.After(l.Now):
+		return "expired"
+	default:
+		return ""
+	}
 }
 
 // Others returns the factors that the person may change to.

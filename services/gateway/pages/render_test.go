@@ -51,12 +51,14 @@ func everyPage(say func(string) string) map[string]Page {
 		"too late": func(c *Challenge) { c.Expires = now },
 		"spent":    func(c *Challenge) { c.Number, c.Exhausted = "", true },
 	} {
-		for _, notice := range []string{"", "wrong_number", "declined", "not_counted", "exhausted"} {
+		for _, notice := range []string{"", "wrong_number", "declined", "not_counted", "undelivered"} {
 			l, challenge := login, challenges["push"]
 			challenge.Round, challenge.AttemptsLeft, challenge.Expires = 1, 4, now.Add(4*time.Minute)
 			change(&challenge)
 			l.Status, l.Notice, l.Challenge, l.Choices = "challenge", notice, &challenge, []string{"sms", "push"}
 			all["push "+name+" "+notice] = l
+			l.Choices = []string{"push"}
+			all["push "+name+" alone "+notice] = l
 		}
 	}
 	for _, status := range []string{"pending", "granted", "denied", "expired", "cancelled"} {
@@ -288,6 +290,39 @@ func TestOnlyWaitingPagesReload(t *testing.T) {
 		want := name == "pending" || strings.HasPrefix(name, "challenge push") || strings.HasPrefix(name, "push tap") || strings.HasPrefix(name, "push hosted")
 		if got := strings.Contains(render(t, p, "en", page), `<noscript><meta http-equiv="refresh"`); got != want {
 			t.Errorf("%s: reloads %t, want %t", name, got, want)
+		}
+	}
+}
+
+// A push that takes no more answers says in title, heading and text what happened, and leads on: never to a factor that is not there.
+func TestPushThatIsOver(t *testing.T) {
+	p := newPages(t)
+	for _, lang := range languages {
+		texts := mustCatalog(t, lang)
+		for name, tt := range map[string]struct {
+			why           string
+			others, again bool
+		}{
+			"spent": {"exhausted", true, false}, "spent alone": {"exhausted", false, false},
+			"too late": {"expired", true, true}, "too late alone": {"expired", false, true},
+		} {
+			page := render(t, p, lang, everyPage(plain)["push "+name+" "])
+			title, way := texts["challenge.push."+tt.why+".title"], "alone"
+			if tt.others {
+				way = "others"
+			}
+			for _, want := range []string{"<title>" + title, ">" + title + "</h1>", texts["challenge.push."+tt.why+".detail"], texts["challenge.push."+tt.why+"."+way],
+				`id="anew" href="/login?app=demo&amp;return_to=%2fback"`} {
+				if !strings.Contains(page, want) {
+					t.Errorf("%s %s: the page lacks %q", lang, name, want)
+				}
+			}
+			if strings.Contains(page, `class="waiting"`) || strings.Contains(page, "482913") {
+				t.Errorf("%s %s: the page still asks for an approval", lang, name)
+			}
+			if strings.Contains(page, `id="resend"`) != tt.again || strings.Contains(page, `id="factor-sms"`) != tt.others {
+				t.Errorf("%s %s: resend and other factors are not as they should be", lang, name)
+			}
 		}
 	}
 }

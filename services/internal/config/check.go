@@ -120,6 +120,9 @@ func (p *Push) problems(v *checker) {
 			v.add(fmt.Sprintf("push.webpush_hosts[%d]", i), "%q: want a host such as push.apple.com, or host:port, in lower case", host)
 		}
 	}
+	if p.Proxy != "" {
+		v.baseURL("push.proxy", p.Proxy)
+	}
 	if p.FCM.Project != "" {
 		v.baseURL("push.fcm.url", p.FCM.URL)
 		if p.FCM.KeyFile == "" {

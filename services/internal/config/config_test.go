@@ -26,7 +26,7 @@ const documented = `
 login: {deadline: 5m, denied_floor: 500ms}
 code: {ttl: 5m, resend_after: 30s}
 push:
-  {ttl: 2m, activation: 10m, devices: 10, wrong: 3, cooldown: 10m, timeout: 3s, wait: 1s, concurrency: 64, keep: 720h, webpush: {subject: ""}, webpush_hosts: [],
+  {ttl: 2m, activation: 10m, devices: 10, wrong: 3, cooldown: 10m, timeout: 3s, wait: 1s, concurrency: 64, keep: 720h, webpush: {subject: ""}, webpush_hosts: [], proxy: "",
    fcm: {url: "https://fcm.googleapis.com", project: "", key_file: ""}, mamoru: {url: "", approve_url: "", token_file: ""}}
 attempts: 5
 lock: {after: 5, first: 1m, max: 1h, disable_after: 100}
@@ -133,7 +133,7 @@ func TestErrorsNameLineAndKey(t *testing.T) {
 		{"max below first", "lock:\n  first: 10m\n  max: 5m\n", ":3: lock.max"},
 		{"first above the default max", "lock:\n  first: 2h\n", ":2: lock.max"},
 		{"write time-out shorter than a poll", "http:\n  write_timeout: 10s\n", ":2: http.write_timeout"},
-		{"weak hash", "password: {memory: 8}\n", ":1: password.memory"},
+		{"weak hash", "password: {memory: 7}\n", ":1: password.memory"},
 		{"origin with path", "gateway:\n  origins:\n    - https://ok.example\n    - https://a.example/\n", ":4: gateway.origins[1]"},
 		{"origin of another scheme", "gateway:\n  origins: ['null']\n", ":2: gateway.origins[0]"},
 		{"origin in capitals", "gateway:\n  origins: ['https://A.example']\n", ":2: gateway.origins[0]"},
@@ -152,6 +152,7 @@ func TestErrorsNameLineAndKey(t *testing.T) {
 		{"more wrong numbers than answers", "push: {wrong: 6}\n", ":1: push.wrong: 6: want 1 to 5"},
 		{"contact of Web Push that is no URL", "push:\n  webpush:\n    subject: admin@example.com\n", ":3: push.webpush.subject"},
 		{"host of Web Push that is a URL", "push:\n  webpush_hosts:\n    - push.apple.com\n    - https://fcm.googleapis.com\n", ":4: push.webpush_hosts[1]"},
+		{"proxy with a secret", "push: {proxy: \"http://user:secret@proxy.example.com\"}\n", ":1: push.proxy"},
 		{"host of Web Push in capitals", "push: {webpush_hosts: [Push.apple.com]}\n", ":1: push.webpush_hosts[0]"},
 		{"FCM without a key", "push:\n  fcm:\n    project: p\n", ":3: push.fcm.key_file: missing"},
 		{"FCM without a URL", "push:\n  fcm: {project: p, key_file: k, url: ''}\n", ":2: push.fcm.url"},

@@ -19,6 +19,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptrace"
+	"net/url"
 	"sync/atomic"
 	"time"
 
@@ -39,9 +40,11 @@ type Settings struct {
 	MaxBody       int64         // bytes of an answer's body; default 1 MiB
 	MaxRetryAfter time.Duration // bound on what a provider's Retry-After may ask for; default 1m
 
+	// Proxy is the HTTP proxy to go through. Default is that of the environment, if there is one.
+	Proxy *url.URL
+
 	// Dial connects to host:port, and may turn an address down by an error that wraps ErrRefused, whose text ends up in logs.
-	// Default is a net.Dialer, through the proxy of the environment if there is one. A Dial of one's own has to see where each
-	// connection goes, so no proxy is used with it.
+	// Default is a net.Dialer. A Dial of one's own has to see where each connection goes, so no proxy is used with it.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 }
 
@@ -71,6 +74,9 @@ type Client struct {
 func New(s Settings, reg prometheus.Registerer, onState func(name, from, to string)) *Client {
 	s = s.withDefaults()
 	proxy, dial := http.ProxyFromEnvironment, (&net.Dialer{}).DialContext
+	if s.Proxy != nil {
+		proxy = http.ProxyURL(s.Proxy)
+	}
 	if s.Dial != nil {
 		proxy, dial = nil, s.Dial
 	}

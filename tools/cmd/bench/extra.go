@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -9,9 +8,7 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"os/exec"
 	"os/signal"
-	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -64,7 +61,7 @@ func measureExtra(ctx context.Context, o options) (*Extra, error) {
 	return x, nil
 }
 
-func (x *Extra) check(ctx context.Context, s *site) error {
+func (x *Extra) check(ctx context.Context, s *site) (err error) {
 	fmt.Fprintln(os.Stderr, "measuring /auth/check")
 	tokens := make([]string, min(len(s.users), 100))
 	for i := range tokens {
@@ -78,16 +75,16 @@ func (x *Extra) check(ctx context.Context, s *site) error {
 	ask := func(url string) load.Call {
 		return func(ctx context.Context, n int) error { return get(ctx, client, url, tokens[n%len(tokens)]) }
 	}
-	empty, stop, err := startEmpty()
+	empty, emptyURL, err := startSelf("-empty", nil)
 	if err != nil {
-		return err
+		return fmt.Errorf("empty handler: %w", err)
 	}
-	defer stop()
+	defer func() { err = errors.Join(err, stopSelf(empty)) }()
 	for _, m := range []struct {
 		to  *Figures
 		pid int
 		url string
-	}{{&x.Empty, empty.pid, empty.url}, {&x.Check, s.PID(), s.HTTP + "/auth/check?app=" + roads.Password.App}} {
+	}{{&x.Empty, empty.Process.Pid, emptyURL}, {&x.Check, s.PID(), s.HTTP + "/auth/check?app=" + roads.Password.App}} {
 		if err := s.quiet(ctx); err != nil {
 			return err
 		}
@@ -187,40 +184,7 @@ func (s *site) drain(ctx context.Context, lasting time.Duration) (rate, cost flo
 	return float64(s.backlog) / took.Seconds(), figures.CPU, err
 }
 
-// An emptyHandler is a process that serves nothing.
-type emptyHandler struct {
-	pid int
-	url string
-}
-
-func startEmpty() (h emptyHandler, stop func(), err error) {
-	self, err := os.Executable()
-	if err != nil {
-		return h, nil, err
-	}
-	cmd := exec.Command(self, "-empty")
-	cmd.Stderr = os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		return h, nil, err
-	}
-	if err := cmd.Start(); err != nil {
-		return h, nil, err
-	}
-	stop = func() {
-		_ = cmd.Process.Signal(syscall.SIGTERM)
-		_ = cmd.Wait() // says that it was told to
-	}
-	url, err := bufio.NewReader(out).ReadString('\n')
-	if err != nil {
-		stop()
-		return h, nil, fmt.Errorf("the empty handler did not start: %w", err)
-	}
-	return emptyHandler{cmd.Process.Pid, strings.TrimSpace(url)}, stop, nil
-}
-
-// serveEmpty is that process.
+// serveEmpty is the process of the empty handler, until it is told to end.
 func serveEmpty() error {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

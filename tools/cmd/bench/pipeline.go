@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -42,28 +43,43 @@ func (p *pipelines) start(ctx context.Context, road string, plan *bare.Plan) err
 	if err != nil {
 		return err
 	}
-	self, err := os.Executable()
+	cmd, url, err := startSelf("-pipeline", bytes.NewReader(text))
 	if err != nil {
-		return err
-	}
-	cmd := exec.Command(self, "-pipeline")
-	cmd.Stdin, cmd.Stderr = bytes.NewReader(text), os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C is for this process, which ends that one
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		return err
-	}
-	if err := cmd.Start(); err != nil {
-		return err
+		return fmt.Errorf("the bare pipeline of %s: %w", road, err)
 	}
 	started := &pipeline{cmd: cmd}
 	p.of[road] = started
-	url, err := bufio.NewReader(out).ReadString('\n')
-	if err != nil {
-		return fmt.Errorf("the bare pipeline of %s did not start: %w", road, err)
-	}
-	started.driver, err = bare.Dial(strings.TrimSpace(url), plan)
+	started.driver, err = bare.Dial(url, plan)
 	return err
+}
+
+// startSelf starts this program as a process of its own, as which one the flag says, and gives the URL that it says first.
+func startSelf(flag string, in io.Reader) (cmd *exec.Cmd, url string, err error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, "", err
+	}
+	cmd = exec.Command(self, flag)
+	cmd.Stdin, cmd.Stderr = in, os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C is for this process, which ends that one
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return nil, "", err
+	}
+	if err := cmd.Start(); err != nil {
+		return nil, "", err
+	}
+	url, err = bufio.NewReader(out).ReadString('\n')
+	if err != nil {
+		return nil, "", errors.Join(fmt.Errorf("it did not start: %w", err), stopSelf(cmd))
+	}
+	return cmd, strings.TrimSpace(url), nil
+}
+
+// stopSelf ends such a process, and tells what was wrong with it.
+func stopSelf(cmd *exec.Cmd) error {
+	_ = cmd.Process.Signal(syscall.SIGTERM) // fails when it has ended, which Wait reports
+	return cmd.Wait()
 }
 
 func (p *pipelines) stop() error {
@@ -72,8 +88,7 @@ func (p *pipelines) stop() error {
 		if one.driver != nil {
 			one.driver.Close()
 		}
-		_ = one.cmd.Process.Signal(syscall.SIGTERM) // fails when it has ended, which Wait reports
-		errs = append(errs, one.cmd.Wait())
+		errs = append(errs, stopSelf(one.cmd))
 	}
 	return errors.Join(errs...)
 }

@@ -60,6 +60,7 @@ func startWatch(ctx context.Context, s *system.System, every time.Duration) (_ *
 		return nil, err
 	}
 	if w.js, err = jetstream.New(w.viewer); err != nil {
+		w.viewer.Close()
 		return nil, err
 	}
 	if w.db, err = pgx.Connect(ctx, s.Postgres); err != nil {

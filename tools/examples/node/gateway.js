@@ -104,7 +104,7 @@ export class Gateway {
   #hear(message) {
     const [, , step, id, n] = message.subject.split(".");
     const login = this.#logins.get(id);
-    if (!login) return;
+    if (!login || step === "revoked") return; // a session that has ended is no step of its login
     login.seen.set(place(step, n), decode(message).data);
     login.wake();
   }

@@ -49,11 +49,11 @@ function fill() {
 
 // count keeps the time that a prompt has left.
 function count() {
-  const { prompt, settled } = shown;
-  if (!prompt || settled) return;
+  const { prompt, busy } = shown;
+  if (!prompt) return;
   const left = Math.ceil((Date.parse(prompt.expires) - now()) / 1000);
   if (left <= 0) {
-    showResult("expired");
+    if (!busy) showResult("expired"); // else the answer that is on its way tells what came of it
     return;
   }
   document.getElementById("left").textContent = `${Math.floor(left / 60)}:${String(left % 60).padStart(2, "0")}`;
@@ -118,7 +118,7 @@ async function news() {
 
 // decided are prompts that were answered here. A list that was asked for before may still have them, and so may one for a
 // moment after: what is answered is not asked again.
-const decided = [];
+let decided = [];
 
 const same = (a, b) => a.login === b.login && a.round === b.round;
 
@@ -167,17 +167,25 @@ function stop() {
   Object.assign(known, { connection: "connecting", prompts: [], notices: [], notifications: "", devices: [] });
 }
 
-// wipe makes this browser no device. The key is gone for good: there was no other copy of it.
+// wipe makes this browser no device, and reports whether it is one all the same: another tab has activated it anew. The key is
+// gone for good: there was no other copy of it.
 async function wipe() {
+  const gone = device;
   stop();
-  await forget("device");
   device = null;
+  const kept = await recall("device");
+  if (kept && kept.id !== gone?.id) {
+    device = kept;
+    start();
+    return true;
+  }
+  await forget("device");
   await turnOff().catch(() => {}); // the server does not send to a device that it does not know
+  return false;
 }
 
 async function showRemoved() {
-  await wipe();
-  show("removed", {}, actions);
+  if (!(await wipe())) show("removed", {}, actions);
 }
 
 // What the user does.
@@ -226,7 +234,7 @@ const actions = {
         showPrompt(prompt, { problem: "wrong", left });
         return;
       }
-      decided.push(prompt);
+      decided = [...decided.filter((other) => Date.parse(other.expires) > now()), prompt];
       known.prompts = known.prompts.filter((other) => !same(other, prompt));
       showResult({ approved: "approved", denied: decision === "not_me" ? "not_me" : "denied" }[result] ?? "exhausted");
     } catch (error) {
@@ -259,8 +267,7 @@ const actions = {
   async remove(item) {
     if (!(await doing(call(device, "DELETE", `/v1/authenticator/devices/${item.id}`)))) return;
     if (item.this) {
-      await wipe();
-      showWelcome();
+      if (!(await wipe())) showWelcome();
     } else {
       await doing(loadDevices());
     }

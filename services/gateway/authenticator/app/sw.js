@@ -4,12 +4,10 @@ import { call, recall } from "./device.js";
 import { subscribe } from "./push.js";
 import { load, preferred } from "./texts.js";
 
-// The server fills these in. A new version is a new worker, which keeps a whole new shell before it takes over, so that
-// files of two versions never meet.
+// The server fills these in. A new version is a new worker, which keeps a whole new shell before it takes over. The shell is
+// always taken from there, so that a page is never made of files of two versions.
 const version = "@version";
 const shell = ["@shell"];
-
-const slow = 4_000; // ms; a phone often has a network that does not carry anything
 
 self.addEventListener("install", (event) => event.waitUntil(install()));
 self.addEventListener("activate", (event) => event.waitUntil(activate()));
@@ -27,18 +25,11 @@ async function activate() {
 
 self.addEventListener("fetch", (event) => {
   const { pathname, origin } = new URL(event.request.url);
-  if (event.request.method === "GET" && origin === self.location.origin && shell.includes(pathname)) event.respondWith(fromNetwork(event.request, pathname));
+  if (event.request.method === "GET" && origin === self.location.origin && shell.includes(pathname)) event.respondWith(fromShell(event.request, pathname));
 });
 
-async function fromNetwork(request, path) {
-  try {
-    const response = await fetch(request, { signal: AbortSignal.timeout(slow) });
-    if (response.ok) return response;
-  } catch {
-    // no network
-  }
-  return (await caches.match(path, { cacheName: version })) ?? Response.error();
-}
+// fromShell asks the network only where the browser has thrown the cache away.
+const fromShell = async (request, path) => (await caches.match(path, { cacheName: version })) ?? fetch(request);
 
 self.addEventListener("push", (event) => event.waitUntil(announce()));
 

@@ -14,7 +14,8 @@ export async function preferred() {
 // load gives a function that says a text by its key, {name} replaced by values.name, and words for times and places.
 export async function load(language) {
   const file = `/authenticator/${language}.json`;
-  const texts = await (await fetch(file).catch(() => caches.match(file))).json();
+  // The worker's own requests do not pass through it, and the network may be none that carries anything.
+  const texts = await ((await globalThis.caches?.match(file).catch(() => undefined)) ?? (await fetch(file))).json();
   const t = (key, values = {}) => (texts[key] ?? key).replace(/\{(\w+)\}/g, (_, name) => values[name]);
   const clock = new Intl.DateTimeFormat(language, { timeStyle: "short" });
   const moment = new Intl.DateTimeFormat(language, { dateStyle: "medium", timeStyle: "short" });

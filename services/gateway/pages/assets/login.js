@@ -77,8 +77,8 @@ function tick() {
     const minutes = Math.floor(left / 60);
     const seconds = String(left % 60).padStart(2, "0");
     if (left === 0 && "again" in time.dataset) {
-      delete time.dataset.again; // once: the page that comes says what to do now
-      refresh().catch(() => {});
+      delete time.dataset.again; // once at a time: the page that comes says what to do now
+      refresh().catch(() => pause(5_000).then(() => (time.dataset.again = "")));
     }
     time.textContent = left > 0 ? `${clock} (${minutes}:${seconds})` : time.dataset.over;
   }
@@ -134,8 +134,13 @@ function goOnward() {
   if (onward) location.replace(onward.href);
 }
 
+// A request that hangs, on a network that carries nothing, must not be waited for without end. The gateway answers a page at
+// once, and a poll after the time that it is asked to wait.
+const patience = 10_000; // ms
+
 async function refresh() {
-  const response = await fetch(location.href, { redirect: "manual", headers: { Accept: "text/html" } });
+  const response = await fetch(location.href, { redirect: "manual", headers: { Accept: "text/html" }, signal: AbortSignal.timeout(patience) });
+  if (response.status >= 500) throw new Error(`status ${response.status}`); // it passes: this page stays until then
   if (!response.ok) {
     location.reload(); // a redirect or an error: a page of its own
     return;
@@ -179,7 +184,7 @@ function follow() {
 async function poll() {
   while (open()) {
     try {
-      const response = await fetch(`${api()}?after=${version()}&wait=25s`);
+      const response = await fetch(`${api()}?after=${version()}&wait=25s`, { signal: AbortSignal.timeout(25_000 + patience) });
       if (!response.ok) throw new Error(`status ${response.status}`);
       await catchUp((await response.json()).version);
       await pause(1000);
