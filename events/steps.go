@@ -210,6 +210,7 @@ type Wanted struct {
 	Left     []Factor  `json:"left,omitempty"` // other factors that the user may choose
 	Done     []string  `json:"done,omitempty"` // amr values of what is verified so far
 	App      string    `json:"app"`
+	AppName  string    `json:"app_name,omitempty"` // what people call the app, in the language of Locale
 	User     string    `json:"user"`
 	Decoy    bool      `json:"decoy,omitempty"`
 	Locale   string    `json:"locale,omitempty"`

@@ -83,6 +83,7 @@ func (d *Wanted) Validate() error {
 		factors("left", d.Left),
 		texts("done", d.Done),
 		text("app", d.App, 1, 64),
+		text("app_name", d.AppName, 0, 256),
 		text("user", d.User, 1, 64),
 		optional("locale", d.Locale, "ja", "en"),
 		text("device", d.Device, 0, 64),

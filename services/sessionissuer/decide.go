@@ -106,7 +106,7 @@ func (d *decision) want(app *policy.App, factor events.Factor, choices []events.
 	l := d.login
 	wanted := &events.Wanted{
 		Factor: factor, Left: slices.DeleteFunc(slices.Clone(choices), func(f events.Factor) bool { return f == factor }), Done: done,
-		App: l.requested.App, User: l.identified.User, Decoy: l.decoy, Locale: l.identified.Locale, Device: l.identified.Device,
+		App: l.requested.App, AppName: app.Name.In(l.identified.Locale), User: l.identified.User, Decoy: l.decoy, Locale: l.identified.Locale, Device: l.identified.Device,
 		Deadline: l.deadline, Decision: d.Decision,
 	}
 	if factor == events.Push {

@@ -531,11 +531,13 @@ func TestFirstFactor(t *testing.T) {
 		r := event(0, &events.Requested{App: "demo", Method: events.Password, Prefer: test.prefer, Deadline: end})
 		i := event(0, &events.Identified{App: "demo", User: "u1", Primary: events.Password, Locale: "ja", Device: "d1",
 			Factors: []events.Factor{events.SMS, events.Push}, Deadline: end})
-		w := Decide(load(t, standard), []*events.Event{r, i, assessed(events.Review)}, soon).Data.(*events.Wanted)
+		p := load(t, standard)
+		p.Apps["demo"].Name = policy.Name{EN: "Demo", JA: "デモ"}
+		w := Decide(p, []*events.Event{r, i, assessed(events.Review)}, soon).Data.(*events.Wanted)
 		if w.Factor != test.want {
 			t.Errorf("prefer %q: asked for %q, want %q", test.prefer, w.Factor, test.want)
 		}
-		if len(w.Left) != 1 || w.Left[0] == w.Factor || !slices.Equal(w.Done, []string{"pwd"}) || w.Locale != "ja" || w.Device != "d1" || w.User != "u1" {
+		if len(w.Left) != 1 || w.Left[0] == w.Factor || !slices.Equal(w.Done, []string{"pwd"}) || w.Locale != "ja" || w.AppName != "デモ" || w.Device != "d1" || w.User != "u1" {
 			t.Errorf("wanted %+v", w)
 		}
 	}

@@ -1,6 +1,7 @@
 package smsdispatcher
 
 import (
+	"cmp"
 	"context"
 	"crypto/hmac"
 	"crypto/sha256"
@@ -80,7 +81,7 @@ func (d *dispatcher) dispatch(ctx context.Context, e *events.Event, wanted *even
 			}
 		}
 		message := Message{
-			To: row.number, Body: text(wanted.Locale, wanted.App, d.codes.Code(e.Login, e.N)),
+			To: row.number, Body: text(wanted.Locale, cmp.Or(wanted.AppName, wanted.App), d.codes.Code(e.Login, e.N)),
 			Tag: tag(r), NotAfter: d.expiry(wanted, at),
 		}
 		reason, err = d.deliver(ctx, r, message, row.fresh, at)

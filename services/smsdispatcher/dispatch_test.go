@@ -203,6 +203,12 @@ func TestChallenge(t *testing.T) {
 		t.Fatalf("phone received %+v, want one message that starts with the code", got)
 	}
 	expect(t, "rows", s.states(t), []string{"accepted karaden"})
+	named := s.wanted(t, "alice")
+	named.Data.(*events.Wanted).AppName = "Demonstration"
+	dispatch(t, d, named)
+	if got := s.Messages(phone); len(got) != 2 || !strings.Contains(got[0].Body, "Demonstration") {
+		t.Errorf("phone received %+v, want what people call the app", got)
+	}
 }
 
 func TestTheDeadlineBoundsTheCode(t *testing.T) {

@@ -62,6 +62,9 @@ type fault struct {
 	text string
 }
 
+// maxName bounds an app's name, in bytes: as the event `wanted` carries it. Text messages have room for 37 characters in one segment.
+const maxName = 256
+
 // normalize fills in what follows from the rest and reports every fault.
 func (p *Policy) normalize() (found []fault) {
 	if len(p.Apps) == 0 {
@@ -81,6 +84,9 @@ func (p *Policy) normalize() (found []fault) {
 		}
 		a.Name.EN = cmp.Or(a.Name.EN, name)
 		a.Name.JA = cmp.Or(a.Name.JA, a.Name.EN)
+		if max(len(a.Name.EN), len(a.Name.JA)) > maxName {
+			add("name", "longer than %d bytes", maxName)
+		}
 		if a.PasswordlessFactors == nil {
 			a.PasswordlessFactors = both(a.Factors, []events.Factor{events.Push, events.Token})
 		}

@@ -131,6 +131,7 @@ func TestFaultsNameTheLine(t *testing.T) {
 		{"no apps", "apps: {}\n", "test:1: apps: missing"},
 		{"empty app", "apps:\n  demo:\n", "test:2: apps.demo: empty"},
 		{"not YAML", "apps:\n  demo: [\n", "test:2"},
+		{"long name", "apps:\n  demo:\n    methods: [password]\n    factors: [sms]\n    name: {en: " + strings.Repeat("a", 257) + "}\n", "test:5: apps.demo.name"},
 		{"unknown key", "apps:\n  demo:\n    methods: [password]\n    on_okay: 1\n", "test:4: on_okay"},
 		{"unknown top key", "app:\n  demo:\n", "test:1: app"},
 		{"key twice", "apps:\n  demo:\n    on_ok: 1\n    on_ok: 2\n", "test:4: on_ok"},
