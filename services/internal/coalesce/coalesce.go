@@ -8,17 +8,27 @@ import (
 	"fmt"
 	"runtime/debug"
 	"sync"
+	"time"
 )
 
 // ErrClosed is returned by Do after Close.
 var ErrClosed = errors.New("coalesce: group is closed")
 
+// Where that many have come while a batch ran there is a crowd, and the next batch waits a moment for more of it: a batch of ten costs
+// little more than one of three. With less there is room, and nobody waits.
+const (
+	crowd  = 3
+	moment = 3 * time.Millisecond
+)
+
 // A Group runs what concurrent callers ask for in batches, one batch at a time. The first caller's batch starts at once;
-// those who come while it runs form the next one. So nobody waits for a timer, and batches grow with the load.
+// those who come while it runs form the next one. So batches grow with the load.
 type Group[K comparable, In, Out any] struct {
 	run func(context.Context, []In) ([]Out, error)
 	key func(In) K
 	max int
+
+	full chan struct{} // somebody has made the queue as long as a batch may be
 
 	mu      sync.Mutex
 	queue   []*call[In, Out] // in order of arrival
@@ -45,7 +55,7 @@ type batch struct {
 // their order. Its error fails the whole batch: inputs must be valid before they get in, and an output that can fail by
 // itself says so itself.
 func New[K comparable, In, Out any](run func(context.Context, []In) ([]Out, error), key func(In) K, max int) *Group[K, In, Out] {
-	return &Group[K, In, Out]{run: run, key: key, max: max}
+	return &Group[K, In, Out]{run: run, key: key, max: max, full: make(chan struct{}, 1)}
 }
 
 // Do has in done in a batch and returns its output. When ctx ends first Do returns its error; in may be done or not.
@@ -56,7 +66,12 @@ func (g *Group[K, In, Out]) Do(ctx context.Context, in In) (Out, error) {
 		g.mu.Unlock()
 		return c.out, ErrClosed
 	}
-	g.queue = append(g.queue, c)
+	if g.queue = append(g.queue, c); len(g.queue) == g.max {
+		select {
+		case g.full <- struct{}{}:
+		default: // of an earlier time
+		}
+	}
 	if !g.running {
 		g.running = true
 		g.wg.Go(g.work)
@@ -119,6 +134,27 @@ func (g *Group[K, In, Out]) work() {
 			}
 			close(c.done)
 		}
+		g.gather()
+	}
+}
+
+// gather waits a moment if there is a crowd that does not fill a batch.
+func (g *Group[K, In, Out]) gather() {
+	g.mu.Lock()
+	if len(g.queue) < crowd || len(g.queue) >= g.max || g.closed {
+		g.mu.Unlock()
+		return
+	}
+	select { // the queue was full before
+	case <-g.full:
+	default:
+	}
+	g.mu.Unlock()
+	timer := time.NewTimer(moment)
+	defer timer.Stop()
+	select {
+	case <-g.full:
+	case <-timer.C:
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"testing"
 	"testing/synctest"
+	"time"
 )
 
 // desk is a run function that tells the test of each batch and waits to be let go.
@@ -68,6 +69,52 @@ func TestCallersOfOneBatchFormTheNext(t *testing.T) {
 		if _, err := g.Do(t.Context(), 6); !errors.Is(err, ErrClosed) {
 			t.Errorf("Do after Close = %v", err)
 		}
+	})
+}
+
+// While many come, a batch waits a moment for more, or until it is full; with a few, none waits.
+func TestCrowd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDesk()
+		g := New(d.run, ones, 5)
+		var wg sync.WaitGroup
+		start, v := time.Now(), 0
+		ask := func(n int) {
+			for range n {
+				v++
+				wg.Go(func() { g.Do(t.Context(), v) })
+				synctest.Wait()
+			}
+		}
+		expect := func(size int, waited time.Duration) {
+			t.Helper()
+			if got := <-d.batches; len(got) != size || time.Since(start) != waited {
+				t.Fatalf("a batch of %d after %v, want %d after %v", len(got), time.Since(start), size, waited)
+			}
+		}
+		next := func() { d.release <- nil; synctest.Wait(); start = time.Now() }
+		ask(1)
+		expect(1, 0)
+		ask(crowd - 1)
+		next()
+		expect(crowd-1, 0) // a few
+		ask(crowd)
+		next()
+		ask(1)
+		expect(crowd+1, moment)
+		ask(crowd)
+		next()
+		ask(5 - crowd)
+		expect(5, 0) // full before the moment is over
+		ask(5)
+		next()
+		expect(5, 0) // full from the start
+		ask(crowd)
+		next()
+		expect(crowd, moment) // what was full was another batch
+		next()
+		wg.Wait()
+		g.Close()
 	})
 }
 
