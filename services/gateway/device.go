@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"cmp"
 	"crypto/rand"
 	"encoding/json"
 	"net/http"
@@ -13,23 +14,22 @@ const (
 	deviceName = "__Host-sekisho_device"
 	deviceAge  = 400 * 24 * time.Hour // the longest that browsers keep a cookie (RFC 6265bis)
 	maxUsers   = 5                    // users that one browser remembers
+
+	// deviceHeader is how a client without cookies sends what it got as device_token.
+	deviceHeader = "Sekisho-Device"
 )
 
-// A device is what a browser knows of itself: a random name, and the opaque ids of those who logged in with it, the last
-// first. Failures of strangers do not lock them out of it.
+// A device is what a browser, or a client without cookies, knows of itself: a random name, and the opaque ids of those who logged in
+// with it, the last first. Failures of strangers do not lock them out of it, and their logins with it come from nowhere new.
 type device struct {
 	ID    string   `json:"id"`
 	Users []string `json:"users"`
 }
 
-// device reads the browser's cookie. What this gateway has not written is no device.
+// device reads what the client knows of itself. What this gateway has not written is no device.
 func (g *gateway) device(r *http.Request) device {
 	var d device
-	cookie, err := r.Cookie(deviceName)
-	if err != nil {
-		return d
-	}
-	data, mac, _ := strings.Cut(cookie.Value, ".")
+	data, mac, _ := strings.Cut(cmp.Or(r.Header.Get(deviceHeader), cookieValue(r, deviceName)), ".")
 	sum, err := tokenEncoding.DecodeString(mac)
 	if err != nil || !g.keys.valid(deviceCookie, data, sum) {
 		return d
@@ -40,8 +40,8 @@ func (g *gateway) device(r *http.Request) device {
 	return d
 }
 
-// rememberDevice notes in the browser that the user logged in with it.
-func (g *gateway) rememberDevice(w http.ResponseWriter, r *http.Request, user string) error {
+// deviceToken is what the client is to remember of itself from now on: that the user logged in with it.
+func (g *gateway) deviceToken(r *http.Request, user string) (string, error) {
 	d := g.device(r)
 	if d.ID == "" {
 		d.ID = rand.Text()
@@ -50,10 +50,8 @@ func (g *gateway) rememberDevice(w http.ResponseWriter, r *http.Request, user st
 	d.Users = append([]string{user}, others[:min(len(others), maxUsers-1)]...)
 	raw, err := json.Marshal(d)
 	if err != nil {
-		return err
+		return "", err
 	}
 	data := tokenEncoding.EncodeToString(raw)
-	value := data + "." + tokenEncoding.EncodeToString(g.keys.mac(deviceCookie, data))
-	http.SetCookie(w, hostCookie(deviceName, value, deviceAge))
-	return nil
+	return data + "." + tokenEncoding.EncodeToString(g.keys.mac(deviceCookie, data)), nil
 }

@@ -53,7 +53,7 @@ func (g *gateway) start(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	view, err := g.view(r, state)
+	view, err := g.view(r, state, in.Tokens)
 	if err != nil {
 		return err
 	}

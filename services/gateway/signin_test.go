@@ -4,6 +4,7 @@ import (
 	"encoding/base64"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
 
@@ -222,5 +223,27 @@ func TestDeviceIsRemembered(t *testing.T) {
 	third := browser.post("/v1/logins", startBodyFor("0s")).view(t)
 	if id := identity(third.login()); id.Device != "" || len(id.DeviceUsers) != 0 {
 		t.Errorf("a forged device: %+v", id)
+	}
+
+	// A client without cookies keeps a token instead.
+	app := w.app(w.gateway())
+	body := startBodyFor("0s")
+	body["tokens"] = true
+	start := func() loginView { return app.post("/v1/logins", body).status(t, http.StatusCreated).view(t) }
+	first := start()
+	if id := identity(first.login()); id.Device != "" {
+		t.Errorf("a new client: %+v", id)
+	}
+	w.grant(first.login())
+	app.header.Set("Authorization", "Bearer "+first.LoginToken)
+	granted := app.get("/v1/logins/"+first.ID+"?after=1&wait=30s").status(t, http.StatusOK).view(t)
+	app.header.Del("Authorization")
+	app.header.Set(deviceHeader, granted.DeviceToken)
+	if id := identity(start().login()); id.Device == "" || !slices.Equal(id.DeviceUsers, []string{alice}) {
+		t.Errorf("alice's client: %+v", id)
+	}
+	app.header.Set(deviceHeader, made+"."+mac)
+	if id := identity(start().login()); id.Device != "" {
+		t.Errorf("a client that makes its token up: %+v", id)
 	}
 }

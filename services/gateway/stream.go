@@ -88,7 +88,7 @@ func (g *gateway) follow(w http.ResponseWriter, r *http.Request, login events.Lo
 }
 
 func (g *gateway) message(r *http.Request, state *events.State, bearer bool) ([]byte, error) {
-	view, err := g.view(r, state)
+	view, err := g.view(r, state, bearer)
 	if err != nil {
 		return nil, err
 	}

@@ -25,6 +25,7 @@ type loginView struct {
 	Session      *sessionView    `json:"session,omitempty"`
 	LoginToken   string          `json:"login_token,omitempty"`
 	SessionToken string          `json:"session_token,omitempty"`
+	DeviceToken  string          `json:"device_token,omitempty"`
 
 	granted *sessions.Session // what SessionToken is of
 }
@@ -50,7 +51,7 @@ type sessionView struct {
 
 // show answers with a login.
 func (g *gateway) show(w http.ResponseWriter, r *http.Request, status int, state *events.State, bearer bool) error {
-	view, err := g.view(r, state)
+	view, err := g.view(r, state, bearer)
 	if err != nil {
 		return err
 	}
@@ -70,8 +71,8 @@ func (g *gateway) write(w http.ResponseWriter, r *http.Request, status int, view
 	return nil
 }
 
-// view is a login in the API, with the token of its session if it was granted just now.
-func (g *gateway) view(r *http.Request, state *events.State) (*loginView, error) {
+// view is a login in the API, with the token of its session if it was granted just now, and for a bearer that of its device.
+func (g *gateway) view(r *http.Request, state *events.State, bearer bool) (*loginView, error) {
 	v := &loginView{ID: state.Login.ID, Version: state.Version(), Status: state.Status(), Reason: state.Reason(), Deadline: state.Deadline().UTC()}
 	if state.Requested != nil {
 		v.App = state.Requested.App
@@ -92,7 +93,10 @@ func (g *gateway) view(r *http.Request, state *events.State) (*loginView, error)
 	if s := v.granted; s != nil {
 		v.Session = &sessionView{User: s.Name, AMR: s.AMR, ACR: s.ACR, Expires: s.Expires.UTC()}
 	}
-	return v, nil
+	if bearer && v.SessionToken != "" {
+		v.DeviceToken, err = g.deviceToken(r, v.granted.User)
+	}
+	return v, err
 }
 
 // attemptsLeft knows the setting, which the events do not tell before the first answer.
@@ -141,6 +145,11 @@ func (g *gateway) grant(ctx context.Context, state *events.State) (session *sess
 
 // giveSession puts a session into the browser, which remembers whose it was for the next login.
 func (g *gateway) giveSession(w http.ResponseWriter, r *http.Request, session *sessions.Session, token string) error {
+	device, err := g.deviceToken(r, session.User)
+	if err != nil {
+		return err
+	}
 	http.SetCookie(w, g.sessionCookie(token, session.Expires.Sub(g.now())))
-	return g.rememberDevice(w, r, session.User)
+	http.SetCookie(w, hostCookie(deviceName, device, deviceAge))
+	return nil
 }
