@@ -292,7 +292,7 @@ func TestAuthenticators(t *testing.T) {
 	attempts := directory.New(w.db.Pool(t, "otpvalidator"), directory.Rule(w.env.Config.Lock), time.Now)
 	defer attempts.Close()
 	for i := range w.env.Config.Lock.After {
-		_, err := attempts.Judge(t.Context(), directory.Attempt{Event: fmt.Sprint(i), Digest: []byte{1}, Authenticator: directory.SMSOf(id), Verdict: "wrong"})
+		_, err := attempts.Begin(t.Context(), directory.Attempt{Event: fmt.Sprint(i), Digest: []byte{1}, Authenticator: directory.SMSOf(id)})
 		w.check(err)
 	}
 	list := func() string {

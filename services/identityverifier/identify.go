@@ -25,58 +25,67 @@ const (
 
 // identify answers a request with identified or refused.
 func (v *verifier) identify(ctx context.Context, e *events.Event, requested *events.Requested) ([]*events.Event, error) {
+	answer, finish, err := v.answer(ctx, e, requested)
+	if err != nil || finish == nil {
+		return []*events.Event{answer}, err
+	}
+	if err := v.bus.Store(ctx, e, answer); err != nil {
+		return nil, err
+	}
+	return nil, finish(ctx) // the login goes on meanwhile
+}
+
+// answer finds out who it is. finish, where there is one, is to be called when the answer is stored.
+func (v *verifier) answer(ctx context.Context, e *events.Event, requested *events.Requested) (answer *events.Event, finish func(context.Context) error, err error) {
 	if e.Login.Time().Sub(e.Stored).Abs() > maxSkew {
-		return nil, bus.Permanent(errors.New("the time in the login id is more than two minutes from the broker's"))
+		return nil, nil, bus.Permanent(errors.New("the time in the login id is more than two minutes from the broker's"))
 	}
 	e.Expires = e.Stored.Add(longest) // from here on all events of the login carry its deadline
 	if requested.Deadline.Before(e.Expires) {
 		e.Expires = requested.Deadline
 	}
 	if !v.now().Before(e.Expires) {
-		return []*events.Event{events.New(e.Login, 0, &events.Lapsed{})}, nil
+		return events.New(e.Login, 0, &events.Lapsed{}), nil, nil
 	}
 	var identity events.Identity
 	if err := v.opener.Open(requested.Identity, e.Subject(), "identity", &identity); err != nil {
-		return nil, bus.Permanent(err)
+		return nil, nil, bus.Permanent(err)
 	}
 	name, err := directory.CanonicalName(identity.User)
 	if err != nil {
 		name = "" // nobody; looked up like any other
 	}
-	account, err := v.users.Account(ctx, directory.Who{Name: name, Device: deviceHash(identity.Device), DeviceUsers: identity.DeviceUsers})
-	if err != nil {
-		return nil, err
-	}
+	who := directory.Who{Name: name, Device: deviceHash(identity.Device), DeviceUsers: identity.DeviceUsers}
 	name = cmp.Or(name, identity.User)
 
-	found := &events.Identified{
+	var account *directory.Account
+	found, reason := &events.Identified{
 		App: requested.App, Primary: requested.Method, Deadline: e.Expires, Prefer: requested.Prefer, Environment: requested.Environment,
-	}
-	reason := ""
-	switch {
-	case requested.Method == events.Password:
-		reason, err = v.checkPassword(ctx, e, requested, identity.Password, name, account)
-	case identity.Session != "":
-		from := events.Login{Gateway: e.Login.Gateway, ID: identity.Session}
-		found.Session, reason, err = v.checkSession(ctx, from, account)
-	case account == nil || !account.Enabled || account.Locked || len(account.Factors) == 0:
-		account, found.Decoy = v.stranger(name), true
+	}, ""
+	if requested.Method == events.Password {
+		claim := directory.Claim{Who: who, Stranger: "?" + v.stranger(name).ID, Event: e.ID(), Digest: digest(requested.Identity)}
+		account, reason, finish, err = v.checkPassword(ctx, claim, identity.Password)
+	} else if account, err = v.users.Account(ctx, who); err == nil {
+		switch {
+		case identity.Session != "":
+			from := events.Login{Gateway: e.Login.Gateway, ID: identity.Session}
+			found.Session, reason, err = v.checkSession(ctx, from, account)
+		case account == nil || !account.Enabled || account.Locked || len(account.Factors) == 0:
+			account, found.Decoy = v.stranger(name), true
+		}
 	}
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if reason != "" {
-		return []*events.Event{events.New(e.Login, 0, &events.Refused{Reason: reason})}, nil
+		return events.New(e.Login, 0, &events.Refused{Reason: reason}), finish, nil
 	}
 	found.User, found.Factors, found.Device = account.ID, account.Factors, account.Device
 	found.Locale = cmp.Or(requested.Locale, account.Locale)
 	hash := sha256.Sum256([]byte(name))
 	found.Subject, err = v.sealer.Seal("riskassessor", e.Login.Subject(events.StepIdentified, 0), "subject",
 		events.Subject{UserHash: hex.EncodeToString(hash[:])})
-	if err != nil {
-		return nil, err
-	}
-	return []*events.Event{events.New(e.Login, 0, found)}, nil
+	return events.New(e.Login, 0, found), finish, err
 }
 
 // deviceHash is the name of a browser as counters and events carry it.

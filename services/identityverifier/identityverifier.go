@@ -29,6 +29,7 @@ var Service = runtime.Service{Name: Name, Build: Build}
 const leastMemory = 7 << 10
 
 type verifier struct {
+	bus      *bus.Bus
 	users    *directory.Directory
 	sessions *sessions.Store
 	hasher   *directory.Hasher
@@ -57,6 +58,7 @@ func Build(ctx context.Context, env *runtime.Env) (*runtime.Worker, error) {
 		env.Log.Warn().Uint32("memory", cost.Memory).Msg("password.memory is for tests: a stolen hash costs next to nothing to guess")
 	}
 	v := &verifier{
+		bus:      env.Bus,
 		users:    directory.New(env.DB, directory.Rule(env.Config.Lock), env.Now),
 		sessions: sessions.New(env.DB, env.Now),
 		hasher:   directory.NewHasher(directory.Cost{Memory: cost.Memory, Time: cost.Time, Threads: cost.Threads}, cost.Concurrent),

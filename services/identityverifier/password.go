@@ -3,8 +3,10 @@ package identityverifier
 import (
 	"context"
 	"crypto/sha256"
+	"time"
 
 	"github.com/sekisho/sekisho/events"
+	"github.com/sekisho/sekisho/services/internal/bus"
 	"github.com/sekisho/sekisho/services/internal/directory"
 )
 
@@ -20,44 +22,42 @@ const (
 // right is the verdict on a right password; other verdicts are the reason of the refusal.
 const right = "right"
 
-// checkPassword returns the reason to refuse, "" for none. Whatever the name and the password, it takes the same statements and
-// one hash.
-func (v *verifier) checkPassword(ctx context.Context, e *events.Event, requested *events.Requested, password, name string, account *directory.Account) (reason string, err error) {
-	attempt := directory.Attempt{Event: e.ID(), Digest: digest(requested.Identity)}
-	if account != nil {
-		attempt.Authenticator, attempt.Device = directory.PasswordOf(account.ID), account.Device
-	} else {
-		attempt.Authenticator = directory.PasswordOf("?" + v.stranger(name).ID)
+// contention is how soon a login looks again whether others of its user have taken their lock back. That they have not within a
+// second makes it a lock like any other; names that nobody has are locked alike.
+const contention = 50 * time.Millisecond
+
+// checkPassword looks the user up and returns the reason to refuse, "" for none, and how to note what the attempt came to.
+// Whatever the name and the password, it takes the same statements and one hash.
+func (v *verifier) checkPassword(ctx context.Context, claim directory.Claim, password string) (
+	account *directory.Account, reason string, finish func(context.Context) error, err error) {
+	account, attempt, standing, err := v.users.Claim(ctx, claim)
+	if err != nil {
+		return nil, "", nil, err
 	}
-	outdated := false
-	if attempt.Verdict, outdated, err = v.compare(ctx, account, password); err != nil {
-		return "", err
+	if standing.Contended {
+		return nil, "", nil, bus.RetryAfter(contention, nil)
 	}
-	attempt.Right = attempt.Verdict == right
-	verdict, err := v.users.Judge(ctx, attempt)
+	verdict := standing.Verdict
+	if verdict == "" {
+		if verdict, err = v.judge(ctx, account, standing.Allowed, password); err != nil {
+			return nil, "", nil, err
+		}
+	}
 	switch {
-	case err != nil:
-		return "", err
 	case account == nil: // also if the user was deleted since an earlier delivery
-		return unknownUser, nil
-	case verdict == "":
-		return locked, nil
+		reason = unknownUser
 	case verdict != right:
-		return verdict, nil
-	case outdated:
-		return "", v.rehash(ctx, account, password)
-	default:
-		return "", nil
+		reason = verdict
 	}
+	return account, reason, func(ctx context.Context) error { return v.users.Finish(ctx, attempt, verdict, verdict == right) }, nil
 }
 
-// compare says what a password comes to, if it may be looked at, and whether its hash is to be made anew.
-func (v *verifier) compare(ctx context.Context, account *directory.Account, password string) (verdict string, outdated bool, err error) {
+func (v *verifier) judge(ctx context.Context, account *directory.Account, allowed bool, password string) (verdict string, err error) {
 	hash := "" // of nobody: never right
 	switch {
 	case account == nil:
 		verdict = unknownUser
-	case account.Locked:
+	case account.Locked || !allowed:
 		verdict = locked
 	case !account.Enabled:
 		verdict = disabled
@@ -67,19 +67,19 @@ func (v *verifier) compare(ctx context.Context, account *directory.Account, pass
 		verdict, hash = wrongPassword, account.Password
 	}
 	ok, outdated, err := v.hasher.Verify(ctx, password, hash)
-	if ok {
-		verdict = right
+	if err != nil || !ok {
+		return verdict, err
 	}
-	return verdict, ok && outdated, err
-}
-
-// rehash makes the hash of a right password one of today's cost.
-func (v *verifier) rehash(ctx context.Context, account *directory.Account, password string) error {
-	fresh, err := v.hasher.Hash(ctx, password)
-	if err != nil {
-		return err
+	if outdated {
+		fresh, err := v.hasher.Hash(ctx, password)
+		if err != nil {
+			return "", err
+		}
+		if err := v.users.Rehash(ctx, account.ID, hash, fresh); err != nil {
+			return "", err
+		}
 	}
-	return v.users.Rehash(ctx, account.ID, account.Password, fresh)
+	return right, nil
 }
 
 // digest tells payloads apart without being a hash of what is inside.

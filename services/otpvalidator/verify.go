@@ -29,20 +29,36 @@ type verifier struct {
 }
 
 func (v *verifier) verify(ctx context.Context, e *events.Event, answer *events.Answered) ([]*events.Event, error) {
+	decision, finish, err := v.decide(ctx, e, answer)
+	switch {
+	case err != nil || decision == nil:
+		return nil, err
+	case finish == nil:
+		return []*events.Event{decision}, nil
+	}
+	if err := v.bus.Store(ctx, e, decision); err != nil {
+		return nil, err
+	}
+	return nil, finish(ctx) // the login goes on meanwhile
+}
+
+// decide says whether an answer is right; nil where that is nobody's business. finish, where there is one, is to be called when the
+// decision is stored.
+func (v *verifier) decide(ctx context.Context, e *events.Event, answer *events.Answered) (decision *events.Event, finish func(context.Context) error, err error) {
 	if answer.Factor == events.Push {
-		return nil, nil // another worker's
+		return nil, nil, nil // another worker's
 	}
 	history, err := v.bus.History(ctx, e)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if _, judged := bus.Get[*events.Rejected](history, e.N); judged != nil || over(history, answer.Round) {
-		return nil, nil
+		return nil, nil, nil
 	}
-	reject := func(reason string) ([]*events.Event, error) {
-		return []*events.Event{events.New(e.Login, e.N, &events.Rejected{
+	reject := func(reason string) *events.Event {
+		return events.New(e.Login, e.N, &events.Rejected{
 			Round: answer.Round, Factor: answer.Factor, Reason: reason, AttemptsLeft: max(0, v.attempts-e.N),
-		})}, nil
+		})
 	}
 	wanted, _ := bus.Get[*events.Wanted](history, answer.Round)
 	challenged, put := bus.Get[*events.Challenged](history, answer.Round)
@@ -50,36 +66,40 @@ func (v *verifier) verify(ctx context.Context, e *events.Event, answer *events.A
 	case wanted == nil || challenged == nil || put.Sequence > e.Sequence, // an answer before the question
 		challenged.Factor != answer.Factor, answer.Factor != events.SMS, // to something that was not asked
 		e.N > v.attempts: // or one too many
-		return reject(events.RejectedWrong)
+		return reject(events.RejectedWrong), nil, nil
 	case superseded(history, e, answer.Round):
-		return reject(events.RejectedSuperseded)
+		return reject(events.RejectedSuperseded), nil, nil
 	case !e.Stored.Before(challenged.Expires):
-		return reject(events.RejectedExpired)
+		return reject(events.RejectedExpired), nil, nil
 	}
 
 	var code string
 	if err := v.opener.Open(answer.Code, e.Subject(), "code", &code); err != nil {
-		return nil, bus.Permanent(err)
+		return nil, nil, bus.Permanent(err)
 	}
 	attempt, err := attemptOf(e, answer, wanted)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	attempt.Verdict, attempt.Right = wrong, v.codes.Equal(e.Login, answer.Round, code) && !wanted.Decoy
-	if attempt.Right {
-		attempt.Verdict = right
+	standing, err := v.directory.Begin(ctx, attempt)
+	if err != nil {
+		return nil, nil, err
 	}
-	switch verdict, err := v.directory.Judge(ctx, attempt); {
-	case err != nil:
-		return nil, err
-	case verdict == "":
-		return reject(events.RejectedLocked)
-	case verdict != right:
-		return reject(events.RejectedWrong)
+	if !standing.Allowed {
+		return reject(events.RejectedLocked), nil, nil
 	}
-	return []*events.Event{events.New(e.Login, answer.Round, &events.Verified{
-		Factor: events.SMS, Authenticator: attempt.Authenticator,
-	})}, nil
+	verdict := standing.Verdict
+	if verdict == "" {
+		verdict = wrong
+		if v.codes.Equal(e.Login, answer.Round, code) && !wanted.Decoy {
+			verdict = right
+		}
+	}
+	decision = events.New(e.Login, answer.Round, &events.Verified{Factor: events.SMS, Authenticator: attempt.Authenticator})
+	if verdict != right {
+		decision = reject(events.RejectedWrong)
+	}
+	return decision, func(ctx context.Context) error { return v.directory.Finish(ctx, attempt, verdict, verdict == right) }, nil
 }
 
 // over tells whether no answer to a round matters any more: the round was answered rightly, or the login is at its end.

@@ -17,6 +17,7 @@ import (
 	"github.com/sekisho/sekisho/services/internal/bus"
 	"github.com/sekisho/sekisho/services/internal/config"
 	"github.com/sekisho/sekisho/services/internal/credentials"
+	"github.com/sekisho/sekisho/services/internal/directory"
 	"github.com/sekisho/sekisho/services/internal/runtime"
 	"github.com/sekisho/sekisho/services/internal/testenv"
 )
@@ -167,31 +168,34 @@ func other(code string) string {
 // verify handles an answer. It returns what became of it in short: "verified", "", or the reason of rejected and the attempts left.
 func verify(t *testing.T, v *verifier, e *events.Event) string {
 	t.Helper()
-	out, err := v.verify(t.Context(), e, e.Data.(*events.Answered))
+	decision, finish, err := v.decide(t.Context(), e, e.Data.(*events.Answered))
+	if err == nil && finish != nil {
+		err = finish(t.Context())
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
-	return short(t, e, out)
+	return short(t, e, decision)
 }
 
-func short(t *testing.T, e *events.Event, out []*events.Event) string {
+func short(t *testing.T, e, decision *events.Event) string {
 	t.Helper()
-	if len(out) == 0 {
+	if decision == nil {
 		return ""
 	}
-	if err := out[0].Data.Validate(); err != nil || len(out) > 1 {
-		t.Errorf("%d events, %v", len(out), err)
+	if err := decision.Data.Validate(); err != nil {
+		t.Error(err)
 	}
 	answer := e.Data.(*events.Answered)
-	switch data := out[0].Data.(type) {
+	switch data := decision.Data.(type) {
 	case *events.Verified:
-		if out[0].N != answer.Round || data.Factor != events.SMS {
-			t.Errorf("verified.%d of %s, answered was round %d", out[0].N, data.Factor, answer.Round)
+		if decision.N != answer.Round || data.Factor != events.SMS {
+			t.Errorf("verified.%d of %s, answered was round %d", decision.N, data.Factor, answer.Round)
 		}
 		return "verified " + data.Authenticator
 	case *events.Rejected:
-		if out[0].N != e.N || data.Round != answer.Round || data.Factor != answer.Factor {
-			t.Errorf("rejected.%d of round %d and %s, answered was attempt %d of round %d", out[0].N, data.Round, data.Factor, e.N, answer.Round)
+		if decision.N != e.N || data.Round != answer.Round || data.Factor != answer.Factor {
+			t.Errorf("rejected.%d of round %d and %s, answered was attempt %d of round %d", decision.N, data.Round, data.Factor, e.N, answer.Round)
 		}
 		return fmt.Sprintf("%s %d", data.Reason, data.AttemptsLeft)
 	default:
@@ -348,11 +352,11 @@ func TestParallelGuesses(t *testing.T) {
 	for i, e := range answers {
 		v := processes[i%2]
 		group.Go(func() {
-			out, err := v.verify(t.Context(), e, e.Data.(*events.Answered))
+			decision, _, err := v.decide(t.Context(), e, e.Data.(*events.Answered)) // whose ends are not noted count all the same
 			if err != nil {
 				t.Error(err)
 			}
-			verdicts <- short(t, e, out)
+			verdicts <- short(t, e, decision)
 		})
 	}
 	group.Wait()
@@ -377,9 +381,10 @@ func TestRedelivery(t *testing.T) {
 	}
 	expect(t, "failures", s.failures(t, "sms:alice"), 1)
 
-	good := l.answered(t, 2, 1, code)
+	right := l.answered(t, 2, 1, code)
+	begin(t, v, right) // counted, not evaluated
 	for range 3 {
-		expect(t, "right", verify(t, s.start(t), good), "verified sms:alice")
+		expect(t, "right", verify(t, s.start(t), right), "verified sms:alice")
 	}
 	expect(t, "failures", s.failures(t, "sms:alice"), 0)
 
@@ -387,19 +392,33 @@ func TestRedelivery(t *testing.T) {
 		l := s.login(t, "alice").challenged(t, 1)
 		verify(t, v, l.answered(t, 1, 1, "no"))
 	}
-	expect(t, "right", verify(t, v, good), "verified sms:alice")
+	expect(t, "right", verify(t, v, right), "verified sms:alice")
 	expect(t, "wrong", verify(t, v, wrong), "wrong 4")
 
 	decided := s.login(t, "bob").challenged(t, 1).answered(t, 1, 1, "no")
-	attempt, err := attemptOf(decided, decided.Data.(*events.Answered), &events.Wanted{User: "bob"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	attempt.Verdict, attempt.Right = right, true
-	if _, err := v.directory.Judge(t.Context(), attempt); err != nil {
+	if err := v.directory.Finish(t.Context(), begin(t, v, decided), "right", true); err != nil {
 		t.Fatal(err)
 	}
 	expect(t, "what was decided stands", verify(t, v, decided), "verified sms:bob")
+}
+
+// begin counts an answer and does not evaluate it.
+func begin(t *testing.T, v *verifier, e *events.Event) directory.Attempt {
+	t.Helper()
+	history, err := v.bus.History(t.Context(), e)
+	if err != nil {
+		t.Fatal(err)
+	}
+	answer := e.Data.(*events.Answered)
+	wanted, _ := bus.Get[*events.Wanted](history, answer.Round)
+	attempt, err := attemptOf(e, answer, wanted)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := v.directory.Begin(t.Context(), attempt); err != nil {
+		t.Fatal(err)
+	}
+	return attempt
 }
 
 // Nothing is said about a round that was answered rightly, or a login that is at its end.

@@ -52,6 +52,12 @@ func (b *Bus) Publish(ctx context.Context, cause, e *events.Event) (stored *even
 	return stored, false, err
 }
 
+// Store stores an event that follows from cause, for a handler that has something to do after it that nobody waits for. As with
+// events that handlers return, a subject that is taken is fine.
+func (b *Bus) Store(ctx context.Context, cause, e *events.Event) error {
+	return b.publishAll(ctx, cause, []*events.Event{e})
+}
+
 // publishAll stores events and takes subjects that are taken for stored: the same step was done before.
 func (b *Bus) publishAll(ctx context.Context, cause *events.Event, out []*events.Event) error {
 	if len(out) == 1 {

@@ -22,13 +22,14 @@ const (
 )
 
 // A Group runs what concurrent callers ask for in batches, one batch at a time. The first caller's batch starts at once;
-// those who come while it runs form the next one. So batches grow with the load.
+// those who come while it runs form the next one. So batches grow with the load; see [Group.Linger] for the exception.
 type Group[K comparable, In, Out any] struct {
 	run func(context.Context, []In) ([]Out, error)
 	key func(In) K
 	max int
 
-	full chan struct{} // somebody has made the queue as long as a batch may be
+	linger time.Duration
+	full   chan struct{} // somebody has made the queue as long as a batch may be
 
 	mu      sync.Mutex
 	queue   []*call[In, Out] // in order of arrival
@@ -56,6 +57,13 @@ type batch struct {
 // itself says so itself.
 func New[K comparable, In, Out any](run func(context.Context, []In) ([]Out, error), key func(In) K, max int) *Group[K, In, Out] {
 	return &Group[K, In, Out]{run: run, key: key, max: max, full: make(chan struct{}, 1)}
+}
+
+// Linger makes every batch wait so long for more callers, unless it is full before: for what no user waits for, so that little of
+// it at a time costs little too. It is called before the first Do.
+func (g *Group[K, In, Out]) Linger(d time.Duration) *Group[K, In, Out] {
+	g.linger = d
+	return g
 }
 
 // Do has in done in a batch and returns its output. When ctx ends first Do returns its error; in may be done or not.
@@ -115,7 +123,8 @@ func (g *Group[K, In, Out]) leave(c *call[In, Out]) {
 
 // work runs batches until the queue is empty.
 func (g *Group[K, In, Out]) work() {
-	for {
+	for first := true; ; first = false {
+		g.gather(first)
 		ctx, cancel := context.WithCancel(context.Background())
 		calls := g.next(cancel)
 		if len(calls) == 0 {
@@ -134,14 +143,17 @@ func (g *Group[K, In, Out]) work() {
 			}
 			close(c.done)
 		}
-		g.gather()
 	}
 }
 
-// gather waits a moment if there is a crowd that does not fill a batch.
-func (g *Group[K, In, Out]) gather() {
+// gather waits for more callers, where that is worth it.
+func (g *Group[K, In, Out]) gather(first bool) {
 	g.mu.Lock()
-	if len(g.queue) < crowd || len(g.queue) >= g.max || g.closed {
+	wait := g.linger
+	if wait == 0 && !first && len(g.queue) >= crowd {
+		wait = moment
+	}
+	if wait == 0 || len(g.queue) == 0 || len(g.queue) >= g.max || g.closed {
 		g.mu.Unlock()
 		return
 	}
@@ -150,7 +162,7 @@ func (g *Group[K, In, Out]) gather() {
 	default:
 	}
 	g.mu.Unlock()
-	timer := time.NewTimer(moment)
+	timer := time.NewTimer(wait)
 	defer timer.Stop()
 	select {
 	case <-g.full:

@@ -118,6 +118,39 @@ func TestCrowd(t *testing.T) {
 	})
 }
 
+func TestLinger(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const linger = 10 * time.Millisecond
+		type batch struct {
+			size int
+			at   time.Duration
+		}
+		var batches []batch
+		start := time.Now()
+		g := New(func(_ context.Context, in []int) ([]int, error) {
+			batches = append(batches, batch{len(in), time.Since(start)})
+			return in, nil
+		}, ones, 3).Linger(linger)
+		var wg sync.WaitGroup
+		ask := func(n int) {
+			for v := range n {
+				wg.Go(func() { g.Do(t.Context(), v) })
+			}
+		}
+		ask(1)
+		time.Sleep(linger / 2)
+		g.Do(t.Context(), 9) // comes into the batch that lingers already
+		ask(3)               // full, with nothing to wait for
+		wg.Wait()
+		ask(1) // lingers anew
+		wg.Wait()
+		g.Close()
+		if want := []batch{{2, linger}, {3, linger}, {1, 2 * linger}}; !slices.Equal(batches, want) {
+			t.Errorf("batches = %v, want %v", batches, want)
+		}
+	})
+}
+
 func TestSameKeyWaitsForALaterBatch(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := newDesk()

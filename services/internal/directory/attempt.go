@@ -12,65 +12,113 @@ import (
 func PasswordOf(user string) string { return "password:" + user }
 func SMSOf(user string) string      { return "sms:" + user }
 
-// An Attempt is one try to prove something with an authenticator, and what it came to.
+// An Attempt is one try to prove something with an authenticator.
 type Attempt struct {
 	Event         string // id of the event that asks for it
-	Digest        []byte // of the event's payload: another payload under the same id is another attempt, and counts for nothing
+	Digest        []byte // of the event's payload: another payload under the same id is another attempt, and never allowed
 	Authenticator string // see [PasswordOf]; for a name that nobody has "password:?" and a keyed hash of the name
 	Device        string // a device that the user logged in with before; "" for none
-	Verdict       string // not ""; stays secret until it was judged
-	Right         bool   // takes back what failed before; any other attempt is a failure
 }
 
-// Judge counts an attempt and returns the verdict that stands: the attempt's, or that of an earlier delivery of the same event, which is
-// not counted again. It is "" where an attempt counts for nothing, right or wrong, since its authenticator is locked; an outsider could
-// keep one locked for ever otherwise. Whoever tells nobody what an attempt came to before it has stood here can not be outrun by parallel
-// guesses: they are judged one after the other, in whatever process.
+// Standing is what may become of an Attempt.
+type Standing struct {
+	Allowed bool   // the answer may be looked at: the authenticator is not locked
+	Verdict string // what an earlier delivery of the same event came to; "" when there is none
+	// Contended: not allowed, by a lock that is less than a second old. Attempts count as failures while they are looked at, so
+	// many right ones at once lock too, until the first of them is done. Worth another try in a moment.
+	Contended bool
+}
+
+// Begin counts an attempt as failed before anybody looks at it, so that parallel guesses can not outrun the count, and
+// says whether it may be looked at. A redelivered event is not counted again. An attempt on a locked authenticator is neither
+// counted, else an outsider could keep it locked for ever, nor noted.
 //
 // A device that the user logged in with has a counter of its own, which an outsider can not touch. It is never locked:
 // once it has reached the rule's After it is given up, and the device counts with everybody else until a success.
-func (d *Directory) Judge(ctx context.Context, a Attempt) (string, error) {
-	return d.attempts.Do(ctx, a)
+//
+// The function directory.attempt of the database does this.
+func (d *Directory) Begin(ctx context.Context, a Attempt) (Standing, error) {
+	return d.begins.Do(ctx, a)
 }
 
-func (d *Directory) judge(ctx context.Context, attempts []Attempt) ([]string, error) {
-	// In one order for all, so that the batches of several processes do not wait for each other.
+func (d *Directory) begin(ctx context.Context, attempts []Attempt) ([]Standing, error) {
 	const statement = `
-		SELECT coalesce(directory.judge(a.event, a.digest, a.authenticator, a.device, a.verdict, a.is_right, $7, $8, $9, $10, $11), ''), a.n
-		FROM (SELECT * FROM unnest($1::text[], $2::bytea[], $3::text[], $4::text[], $5::text[], $6::bool[])
-			WITH ORDINALITY AS a (event, digest, authenticator, device, verdict, is_right, n) ORDER BY authenticator) a`
-	var events, authenticators, devices, verdicts []string
-	var digests [][]byte
-	var rights []bool
-	for _, a := range attempts {
-		events, digests = append(events, a.Event), append(digests, a.Digest)
-		authenticators, devices = append(authenticators, a.Authenticator), append(devices, a.Device)
-		verdicts, rights = append(verdicts, a.Verdict), append(rights, a.Right)
-	}
-	args := append([]any{events, digests, authenticators, devices, verdicts, rights, d.now()}, d.rule.args()...)
-	out := make([]string, len(attempts))
+		SELECT s.allowed, s.verdict, s.contended
+		FROM (SELECT * FROM unnest($6::text[], $7::bytea[], $8::text[], $9::text[])
+			WITH ORDINALITY AS a (event, digest, authenticator, device, n) ORDER BY authenticator) a, ` + attempt + `
+		ORDER BY a.n`
+	events, digests, authenticators, devices := columns(attempts)
+	args := append(d.rule.args(d.now()), events, digests, authenticators, devices)
+	var standings []Standing
 	err := again(func() error {
 		rows, err := d.db.Query(ctx, statement, args...)
-		if err != nil {
-			return err
+		if err == nil {
+			standings, err = pgx.CollectRows(rows, pgx.RowToStructByPos[Standing])
 		}
-		var verdict string
-		var n int
-		_, err = pgx.ForEachRow(rows, []any{&verdict, &n}, func() error {
-			out[n-1] = verdict
-			return nil
-		})
 		return err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("directory: judge attempts: %w", err)
+		return nil, fmt.Errorf("directory: begin attempts: %w", err)
 	}
-	return out, nil
+	return standings, nil
 }
 
-// args are the last parameters of the function directory.judge.
-func (r Rule) args() []any {
-	return []any{r.After, r.First.Seconds(), r.Max.Seconds(), r.DisableAfter}
+// attempt counts each row of a (event, digest, authenticator, device), which must come in the order of authenticator, and is what
+// may become of it. The parameters $1 to $5 are those of [Rule.args].
+const attempt = `directory.attempt(a.event, a.digest, a.authenticator, a.device, $1, $2, $3, $4, $5) s`
+
+type finish struct {
+	Attempt
+	verdict string
+	right   bool
+}
+
+// Finish stores what an attempt came to, which must not be "". A right one takes back what its counter holds, and the
+// lock with it. It takes its time. So the verdict is given first, and finished before the event that asks for it is acked: if
+// the process dies in between, the event comes again and is allowed, and counted once as before.
+func (d *Directory) Finish(ctx context.Context, a Attempt, verdict string, right bool) error {
+	_, err := d.finishes.Do(ctx, finish{a, verdict, right})
+	return err
+}
+
+func (d *Directory) finish(ctx context.Context, finishes []finish) ([]struct{}, error) {
+	const statement = `
+		WITH noted AS (
+			UPDATE directory.verdicts v SET verdict = f.verdict
+			FROM unnest($1::text[], $2::bytea[], $3::text[], $4::text[], $5::text[], $6::bool[])
+				AS f (event, digest, authenticator, device, verdict, is_right)
+			WHERE v.event = f.event AND v.digest = f.digest AND v.verdict = ''
+			RETURNING f.authenticator, f.device, f.is_right, v.counted_on
+		)
+		UPDATE directory.counters c SET failures = 0, locked_until = NULL, changed_at = $7
+		FROM noted n
+		WHERE n.is_right AND c.authenticator = n.authenticator AND (c.device = n.counted_on OR n.counted_on = '' AND c.device = n.device)`
+	attempts, verdicts, rights := make([]Attempt, len(finishes)), make([]string, len(finishes)), make([]bool, len(finishes))
+	for i, f := range finishes {
+		attempts[i], verdicts[i], rights[i] = f.Attempt, f.verdict, f.right
+	}
+	events, digests, authenticators, devices := columns(attempts)
+	err := again(func() error {
+		_, err := d.db.Exec(ctx, statement, events, digests, authenticators, devices, verdicts, rights, d.now())
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("directory: finish attempts: %w", err)
+	}
+	return make([]struct{}, len(finishes)), nil
+}
+
+func columns(attempts []Attempt) (events []string, digests [][]byte, authenticators, devices []string) {
+	for _, a := range attempts {
+		events, digests = append(events, a.Event), append(digests, a.Digest)
+		authenticators, devices = append(authenticators, a.Authenticator), append(devices, a.Device)
+	}
+	return events, digests, authenticators, devices
+}
+
+// args are the last parameters of the function directory.attempt.
+func (r Rule) args(now time.Time) []any {
+	return []any{now, r.After, r.First.Seconds(), r.Max.Seconds(), r.DisableAfter}
 }
 
 // again repeats a statement that another process undid: by the row of the same event, or to end a deadlock.

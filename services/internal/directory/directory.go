@@ -23,6 +23,9 @@ var ErrNotFound = errors.New("directory: no such user")
 // maxBatch is how many requests share a statement. Beyond it the gain is small, and locks are held for longer.
 const maxBatch = 64
 
+// finishLinger is how long what attempts came to waits for more of it. No login waits for that, see [Directory.Finish].
+const finishLinger = 10 * time.Millisecond
+
 // A Rule says when failures in a row lock an authenticator.
 type Rule struct {
 	After        int           // failures that lock it
@@ -39,7 +42,9 @@ type Directory struct {
 
 	lookups  *coalesce.Group[*Who, *Who, *Account]
 	accounts *coalesce.Group[string, string, bool]
-	attempts *coalesce.Group[string, Attempt, string]
+	claims   *coalesce.Group[string, *Claim, claimed]
+	begins   *coalesce.Group[string, Attempt, Standing]
+	finishes *coalesce.Group[string, finish, struct{}]
 	devices  *coalesce.Group[string, string, []Device] // by id
 	owned    *coalesce.Group[string, string, []Device] // by user
 	sights   *coalesce.Group[string, string, struct{}]
@@ -50,8 +55,10 @@ func New(db *pgxpool.Pool, rule Rule, now func() time.Time) *Directory {
 	d := &Directory{db: db, rule: rule, now: now}
 	d.lookups = coalesce.New(d.lookUp, func(w *Who) *Who { return w }, maxBatch)
 	d.accounts = coalesce.New(d.mayLogIn, func(user string) string { return user }, maxBatch)
-	// One attempt per authenticator and batch, so that a wrong one that locks stands before the next.
-	d.attempts = coalesce.New(d.judge, func(a Attempt) string { return a.Authenticator }, maxBatch)
+	// One attempt per authenticator and batch, so that one that locks stands before the next.
+	d.claims = coalesce.New(d.claim, func(c *Claim) string { return c.Stranger }, maxBatch)
+	d.begins = coalesce.New(d.begin, func(a Attempt) string { return a.Authenticator }, maxBatch)
+	d.finishes = coalesce.New(d.finish, func(f finish) string { return f.Authenticator }, maxBatch).Linger(finishLinger)
 	itself := func(id string) string { return id }
 	d.devices = coalesce.New(d.lookUpDevices(QueueDevices), itself, maxBatch)
 	d.owned = coalesce.New(d.lookUpDevices(QueueDevicesOf), itself, maxBatch)
@@ -63,7 +70,9 @@ func New(db *pgxpool.Pool, rule Rule, now func() time.Time) *Directory {
 func (d *Directory) Close() {
 	d.lookups.Close()
 	d.accounts.Close()
-	d.attempts.Close()
+	d.claims.Close()
+	d.begins.Close()
+	d.finishes.Close()
 	d.devices.Close()
 	d.owned.Close()
 	d.sights.Close()

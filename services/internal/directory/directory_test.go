@@ -120,82 +120,48 @@ func TestUsersByPrefix(t *testing.T) {
 	}
 }
 
-// guess judges one attempt, and reports whether it counted.
+// guess begins and finishes one attempt, and reports whether it was looked at.
 func guess(t *testing.T, d *Directory, event, authenticator, device string, right bool) bool {
 	t.Helper()
-	a := Attempt{Event: event, Digest: []byte(event), Authenticator: authenticator, Device: device, Verdict: "wrong", Right: right}
-	if right {
-		a.Verdict = "right"
-	}
-	verdict, err := d.Judge(t.Context(), a)
+	a := Attempt{Event: event, Digest: []byte(event), Authenticator: authenticator, Device: device}
+	s, err := d.Begin(t.Context(), a)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if verdict != "" && verdict != a.Verdict {
-		t.Fatalf("%s: verdict %q, want %q", event, verdict, a.Verdict)
+	verdict := "wrong"
+	if right && s.Allowed {
+		verdict = "right"
 	}
-	return verdict != ""
+	if err := d.Finish(t.Context(), a, verdict, right && s.Allowed); err != nil {
+		t.Fatal(err)
+	}
+	return s.Allowed
 }
 
-// However many guess at the same time: as many are told what they came to as would be one after the other.
 func TestParallelGuesses(t *testing.T) {
 	db, at := testenv.Migrated(t), newClock()
 	processes := []*Directory{open(t, db, "identityverifier", at.now), open(t, db, "otpvalidator", at.now)}
 	var wg sync.WaitGroup
-	verdicts := make(chan string, 50)
+	allowed := make(chan bool, 50)
 	for i := range 50 {
 		wg.Go(func() {
-			verdict, err := processes[i%2].Judge(t.Context(), Attempt{Event: fmt.Sprint(i), Digest: []byte{1}, Authenticator: "sms:u", Verdict: "wrong"})
+			s, err := processes[i%2].Begin(t.Context(), Attempt{Event: fmt.Sprint(i), Digest: []byte{1}, Authenticator: "sms:u"})
 			if err != nil {
 				t.Error(err)
 			}
-			verdicts <- verdict
+			allowed <- s.Allowed
 		})
 	}
 	wg.Wait()
-	close(verdicts)
-	n := make(map[string]int)
-	for verdict := range verdicts {
-		n[verdict]++
-	}
-	if n["wrong"] != rule.After || n[""] != 50-rule.After {
-		t.Errorf("verdicts on 50 parallel guesses: %v, want %d to stand", n, rule.After)
-	}
-	if guess(t, processes[0], "right", "sms:u", "", true) {
-		t.Error("a right guess stands after those that lock")
-	}
-}
-
-// A right guess that comes to a counter which is being locked waits for the lock, and does not take it back.
-func TestRightGuessBehindTheLock(t *testing.T) {
-	db, at := testenv.Migrated(t), newClock()
-	d := open(t, db, "identityverifier", at.now)
-	for i := range rule.After - 1 {
-		guess(t, d, fmt.Sprint(i), "password:u", "", false)
-	}
-	tx, err := db.Pool(t, "identityverifier").Begin(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer tx.Rollback(t.Context())
-	const last = `SELECT directory.judge('last', '\x00', 'password:u', '', 'wrong', false, $1, $2, $3, $4, $5)`
-	if _, err := tx.Exec(t.Context(), last, append([]any{at.now()}, rule.args()...)...); err != nil {
-		t.Fatal(err)
-	}
-	stands := make(chan bool, 1)
-	go func() { stands <- guess(t, d, "right", "password:u", "", true) }()
-	waiting, tick := false, time.NewTicker(time.Millisecond)
-	defer tick.Stop()
-	for admin := db.Pool(t, ""); !waiting; <-tick.C {
-		if err := admin.QueryRow(t.Context(), `SELECT EXISTS (SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database())`).Scan(&waiting); err != nil {
-			t.Fatal(err)
+	close(allowed)
+	n := 0
+	for ok := range allowed {
+		if ok {
+			n++
 		}
 	}
-	if err := tx.Commit(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	if <-stands {
-		t.Error("it stands")
+	if n != rule.After {
+		t.Errorf("%d of 50 parallel guesses may be looked at, want %d", n, rule.After)
 	}
 }
 
@@ -260,26 +226,28 @@ func TestRightAnswerInTime(t *testing.T) {
 func TestRepeatedEvent(t *testing.T) {
 	db, at := testenv.Migrated(t), newClock()
 	d := open(t, db, "identityverifier", at.now)
-	judge := func(digest, verdict string) string {
-		t.Helper()
-		stands, err := d.Judge(t.Context(), Attempt{
-			Event: "e", Digest: []byte(digest), Authenticator: "password:u", Verdict: verdict, Right: verdict == "right",
-		})
-		if err != nil {
+	ctx := t.Context()
+	a := Attempt{Event: "e", Digest: []byte("payload"), Authenticator: "password:u"}
+	for range 3 { // redelivered before a verdict
+		if s, err := d.Begin(ctx, a); err != nil || s != (Standing{Allowed: true}) {
+			t.Fatalf("Begin = %+v, %v", s, err)
+		}
+	}
+	for range 2 {
+		if err := d.Finish(ctx, a, "wrong", false); err != nil {
 			t.Fatal(err)
 		}
-		return stands
 	}
-	for range 3 {
-		if got := judge("payload", "wrong"); got != "wrong" {
-			t.Fatalf("verdict %q", got)
-		}
+	if err := d.Finish(ctx, a, "right", true); err != nil { // too late to be another verdict
+		t.Fatal(err)
 	}
-	if got := judge("payload", "right"); got != "wrong" { // the password was changed meanwhile
-		t.Fatalf("verdict %q, want that of the first time", got)
+	if s, err := d.Begin(ctx, a); err != nil || s != (Standing{Allowed: true, Verdict: "wrong"}) {
+		t.Fatalf("Begin after the verdict = %+v, %v", s, err)
 	}
-	if got := judge("another payload", "right"); got != "" {
-		t.Fatalf("verdict %q on another payload", got)
+	other := a
+	other.Digest = []byte("another payload")
+	if s, err := d.Begin(ctx, other); err != nil || s != (Standing{}) {
+		t.Fatalf("Begin of another payload = %+v, %v", s, err)
 	}
 	for i := range rule.After - 1 { // all of the above counted once
 		if !guess(t, d, fmt.Sprint(i), "password:u", "", false) {
@@ -289,23 +257,22 @@ func TestRepeatedEvent(t *testing.T) {
 	if guess(t, d, "last", "password:u", "", true) {
 		t.Fatal("not locked")
 	}
-	if got := judge("payload", "wrong"); got != "wrong" {
-		t.Fatalf("verdict %q on the old event while locked", got)
+	if s, err := d.Begin(ctx, a); err != nil || s != (Standing{Allowed: true, Verdict: "wrong"}) {
+		t.Fatalf("Begin of the old event while locked = %+v, %v", s, err)
 	}
 }
 
-// Two processes get one event at the same moment: whoever comes second must not count it again, and says the same.
+// Two processes get one event at the same moment: whoever comes second must not count it again.
 func TestSameEventAtOnce(t *testing.T) {
 	db, at := testenv.Migrated(t), newClock()
 	processes := []*Directory{open(t, db, "identityverifier", at.now), open(t, db, "identityverifier", at.now)}
 	for i := range 200 {
-		verdict := []string{"wrong", "right"}[i%2]
-		a := Attempt{Event: fmt.Sprint(i), Digest: []byte{1}, Authenticator: fmt.Sprint("sms:", i), Verdict: verdict, Right: verdict == "right"}
+		a := Attempt{Event: fmt.Sprint(i), Digest: []byte{1}, Authenticator: fmt.Sprint("sms:", i)}
 		var wg sync.WaitGroup
 		for _, d := range processes {
 			wg.Go(func() {
-				if got, err := d.Judge(t.Context(), a); err != nil || got != verdict {
-					t.Errorf("verdict %q, %v", got, err)
+				if s, err := d.Begin(t.Context(), a); err != nil || !s.Allowed {
+					t.Errorf("Begin = %+v, %v", s, err)
 				}
 			})
 		}
@@ -314,21 +281,6 @@ func TestSameEventAtOnce(t *testing.T) {
 	var most int
 	if err := db.Pool(t, "").QueryRow(t.Context(), `SELECT max(failures) FROM directory.counters`).Scan(&most); err != nil || most != 1 {
 		t.Errorf("one event counted %d times, %v", most, err)
-	}
-}
-
-// While versions are mixed, an attempt that a worker of the one before has begun is judged all the same.
-func TestAttemptThatWasBegun(t *testing.T) {
-	db, at := testenv.Migrated(t), newClock()
-	d := open(t, db, "identityverifier", at.now)
-	if _, err := db.Pool(t, "identityverifier").Exec(t.Context(), `INSERT INTO directory.verdicts (event, digest, counted_on, verdict, created_at)
-		VALUES ('e', 'e', '', '', $1)`, at.now()); err != nil {
-		t.Fatal(err)
-	}
-	for range 2 {
-		if !guess(t, d, "e", "password:u", "", true) {
-			t.Fatal("it counts for nothing")
-		}
 	}
 }
 
@@ -475,8 +427,7 @@ func TestPurge(t *testing.T) {
 	d, recorder := open(t, db, "identityverifier", at.now), open(t, db, "recorder", at.now)
 	guess(t, d, "1", "password:u", "", false)
 	guess(t, d, "2", "password:?0123", "", false)
-	guess(t, d, "3", "password:v", "", false)
-	guess(t, d, "4", "password:v", "", true)
+	guess(t, d, "3", "password:v", "", true)
 	count := func(table string) (n int) {
 		t.Helper()
 		if err := db.Pool(t, "").QueryRow(t.Context(), `SELECT count(*) FROM `+table).Scan(&n); err != nil {
@@ -487,7 +438,7 @@ func TestPurge(t *testing.T) {
 	if err := recorder.Purge(t.Context(), at.now()); err != nil {
 		t.Fatal(err)
 	}
-	if v, c := count("directory.verdicts"), count("directory.counters"); v != 4 || c != 3 {
+	if v, c := count("directory.verdicts"), count("directory.counters"); v != 3 || c != 3 {
 		t.Errorf("purged too early: %d verdicts, %d counters are left", v, c)
 	}
 	if err := recorder.Purge(t.Context(), at.now().Add(keep+time.Second)); err != nil {

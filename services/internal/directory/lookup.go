@@ -34,45 +34,67 @@ func (d *Directory) Account(ctx context.Context, who Who) (*Account, error) {
 	return d.lookups.Do(ctx, &who)
 }
 
-func (d *Directory) lookUp(ctx context.Context, who []*Who) ([]*Account, error) {
-	const query = `
-		SELECT q.n, u.id, u.locale, u.primary_method, u.enabled, u.locked, coalesce(p.hash, ''), h.user_id IS NOT NULL,
-		       coalesce(own.failures >= $3, false), coalesce(shared.locked_until > $4, false),
-		       EXISTS (SELECT FROM directory.devices d WHERE d.user_id = u.id)
-		FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS q (name, device, n)
-		JOIN directory.users u ON u.name = q.name
+// accountColumns and accountJoins are what an Account is read from, of a user u, if there is one, who came with a device q.device. The parameters
+// $1 and $2 are the time and Rule.After.
+const (
+	accountColumns = `
+		coalesce(u.id, '') AS id, coalesce(u.locale, '') AS locale, coalesce(u.primary_method, '') AS primary_method,
+		coalesce(u.enabled, false) AS enabled, coalesce(u.locked, false) AS locked, coalesce(p.hash, '') AS hash, h.user_id IS NOT NULL AS phone,
+		coalesce(own.failures >= $2, false) AS given_up, coalesce(shared.locked_until > $1, false) AS shut,
+		EXISTS (SELECT FROM directory.devices d WHERE d.user_id = u.id) AS push`
+	accountJoins = `
 		LEFT JOIN directory.passwords p ON p.user_id = u.id
 		LEFT JOIN directory.phones h ON h.user_id = u.id
 		LEFT JOIN directory.counters own ON own.authenticator = 'sms:' || u.id AND own.device = q.device AND q.device <> ''
 		LEFT JOIN directory.counters shared ON shared.authenticator = 'sms:' || u.id AND shared.device = ''`
-	names, devices := make([]string, len(who)), make([]string, len(who))
-	for i, w := range who {
-		names[i], devices[i] = w.Name, w.Device
+)
+
+// An accountRow is accountColumns of one user.
+type accountRow struct {
+	account                    Account
+	phone, givenUp, shut, push bool
+}
+
+func (r *accountRow) fields() []any {
+	a := &r.account
+	return []any{&a.ID, &a.Locale, &a.Primary, &a.Enabled, &a.Locked, &a.Password, &r.phone, &r.givenUp, &r.shut, &r.push}
+}
+
+// of is the account as it is for those who asked.
+func (r *accountRow) of(w *Who) *Account {
+	found := r.account
+	if w.Device != "" && slices.Contains(w.DeviceUsers, found.ID) {
+		found.Device = w.Device
 	}
-	rows, err := d.db.Query(ctx, query, names, devices, d.rule.After, d.now())
+	if ownCounter := found.Device != "" && !r.givenUp; r.phone && (ownCounter || !r.shut) {
+		found.Factors = append(found.Factors, events.SMS)
+	}
+	if r.push {
+		found.Factors = append(found.Factors, events.Push)
+	}
+	return &found
+}
+
+func (d *Directory) lookUp(ctx context.Context, who []*Who) ([]*Account, error) {
+	const query = `
+		SELECT q.n, ` + accountColumns + `
+		FROM unnest($3::text[], $4::text[]) WITH ORDINALITY AS q (name, device, n)
+		JOIN directory.users u ON u.name = q.name` + accountJoins
+	var names, devices []string
+	for _, w := range who {
+		names, devices = append(names, w.Name), append(devices, w.Device)
+	}
+	rows, err := d.db.Query(ctx, query, d.now(), d.rule.After, names, devices)
 	if err != nil {
 		return nil, fmt.Errorf("directory: look up: %w", err)
 	}
 	out := make([]*Account, len(who))
 	var (
-		n                          int
-		a                          Account
-		phone, givenUp, shut, push bool
+		n   int
+		row accountRow
 	)
-	scan := []any{&n, &a.ID, &a.Locale, &a.Primary, &a.Enabled, &a.Locked, &a.Password, &phone, &givenUp, &shut, &push}
-	_, err = pgx.ForEachRow(rows, scan, func() error {
-		found := a
-		w := who[n-1]
-		if w.Device != "" && slices.Contains(w.DeviceUsers, found.ID) {
-			found.Device = w.Device
-		}
-		if ownCounter := found.Device != "" && !givenUp; phone && (ownCounter || !shut) {
-			found.Factors = append(found.Factors, events.SMS)
-		}
-		if push {
-			found.Factors = append(found.Factors, events.Push)
-		}
-		out[n-1] = &found
+	_, err = pgx.ForEachRow(rows, append([]any{&n}, row.fields()...), func() error {
+		out[n-1] = row.of(who[n-1])
 		return nil
 	})
 	if err != nil {

@@ -91,8 +91,6 @@ func (s *Store) Insert(ctx context.Context, session Session) (bool, error) {
 // insert holds the users' rows while it looks at them. So an admin who locks one either waits, and then finds the session
 // to revoke, or came first, and then there is none. It holds the rows of replaced sessions too, so that none of them ends
 // while it is replaced.
-//
-// No login waits for the disk: when the server crashes, sessions of its last half second may be gone, and their users log in again.
 func (s *Store) insert(ctx context.Context, list []Session) ([]bool, error) {
 	// AMR values hold no commas: they are words of RFC 8176.
 	const statement = `
@@ -116,7 +114,7 @@ func (s *Store) insert(ctx context.Context, list []Session) ([]bool, error) {
 		ORDER BY w.gateway, w.login
 		ON CONFLICT (gateway, login) DO UPDATE SET last_seen = s.last_seen -- changes nothing, but returns the row
 			WHERE s.user_id = excluded.user_id AND s.revoked_at IS NULL
-		RETURNING s.gateway, s.login::text, set_config('synchronous_commit', 'off', true)`
+		RETURNING s.gateway, s.login::text`
 	var c columns
 	for _, v := range list {
 		c.add(v)
@@ -126,9 +124,7 @@ func (s *Store) insert(ctx context.Context, list []Session) ([]bool, error) {
 	if err != nil {
 		return nil, fmt.Errorf("sessions: insert: %w", err)
 	}
-	there, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (l events.Login, err error) {
-		return l, row.Scan(&l.Gateway, &l.ID, nil)
-	})
+	there, err := pgx.CollectRows(rows, pgx.RowToStructByPos[events.Login])
 	if err != nil {
 		return nil, fmt.Errorf("sessions: insert: %w", err)
 	}
