@@ -20,7 +20,7 @@ import (
 
 func fcmTo(t testing.TB, far vendorsFar, base provider.Settings) *FCM {
 	open := clients(t, base)
-	return NewFCM(open(provider.Settings{Name: "fcm"}), open(provider.Settings{Name: "fcm-token"}), FCMConfig{
+	return NewFCM(open(provider.Settings{Name: "fcm", MaxRetryAfter: pushRetryAfter}), open(provider.Settings{Name: "fcm-token"}), FCMConfig{
 		URL: far.url + "/fcm", Project: farProject,
 		Account: ServiceAccount{Email: farEmail, KeyID: "key-1", Key: farKey(), TokenURL: far.url + "/fcm/token"},
 	})

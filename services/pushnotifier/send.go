@@ -124,6 +124,10 @@ type vendors struct {
 	mamoru  *Mamoru // nil if it is not used
 }
 
+// pushRetryAfter bounds how long a 429 silences a push service. It speaks of one phone as often as of us (RFC 8030 section 8.4, and
+// FCM's quota of messages for one device), and one phone shall not silence the others for long.
+const pushRetryAfter = 10 * time.Second
+
 func openVendors(env *runtime.Env) (*vendors, error) {
 	cfg := env.Config.Push
 	open := func(s provider.Settings) *provider.Client {
@@ -162,7 +166,7 @@ func openVendors(env *runtime.Env) (*vendors, error) {
 		if err != nil {
 			return nil, fmt.Errorf("pushnotifier: %s: %w", cfg.FCM.KeyFile, err)
 		}
-		senders[directory.FCM] = NewFCM(open(provider.Settings{Name: "fcm"}), open(provider.Settings{Name: "fcm-token"}),
+		senders[directory.FCM] = NewFCM(open(provider.Settings{Name: "fcm", MaxRetryAfter: pushRetryAfter}), open(provider.Settings{Name: "fcm-token"}),
 			FCMConfig{URL: cfg.FCM.URL, Project: cfg.FCM.Project, Account: account})
 	}
 	if cfg.Mamoru.URL != "" {

@@ -227,8 +227,8 @@ func TestSendersHonorRetryAfter(t *testing.T) {
 			if !ok || !errors.Is(err, provider.ErrLimited) || provider.Unsent(err) != unsent || e.RetryAfter <= 0 {
 				t.Errorf("%s: %v, unsent %t", name, err, provider.Unsent(err))
 			}
-			if name == directory.WebPush && e.RetryAfter > webPushRetryAfter {
-				t.Errorf("one subscription silences its service for %v", e.RetryAfter)
+			if e.RetryAfter > pushRetryAfter {
+				t.Errorf("%s: one phone silences its service for %v", name, e.RetryAfter)
 			}
 		}
 	}

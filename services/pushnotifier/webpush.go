@@ -28,9 +28,6 @@ const (
 	maxEndpoint = 2048
 	// authSecretSize is that of a subscription's authentication secret, in bytes (RFC 8291 section 3.2).
 	authSecretSize = 16
-	// webPushRetryAfter bounds how long a 429 silences a service. It speaks of one subscription as often as of us
-	// (RFC 8030 section 8.4), and one phone shall not silence the others for long.
-	webPushRetryAfter = 10 * time.Second
 )
 
 // WebPushConfig is what Web Push needs of the settings.
@@ -66,7 +63,7 @@ func NewWebPush(cfg WebPushConfig, open func(provider.Settings) *provider.Client
 	var named []string
 	for _, host := range cfg.Hosts {
 		if _, _, err := net.SplitHostPort(host); err == nil {
-			w.own[host] = open(provider.Settings{Name: "webpush-" + host, MaxRetryAfter: webPushRetryAfter})
+			w.own[host] = open(provider.Settings{Name: "webpush-" + host, MaxRetryAfter: pushRetryAfter})
 		} else {
 			named = append(named, host)
 		}
@@ -76,14 +73,14 @@ func NewWebPush(cfg WebPushConfig, open func(provider.Settings) *provider.Client
 		known = browserServices
 	}
 	for _, host := range known {
-		settings := provider.Settings{Name: "webpush-" + host, MaxRetryAfter: webPushRetryAfter, Proxy: cfg.Proxy}
+		settings := provider.Settings{Name: "webpush-" + host, MaxRetryAfter: pushRetryAfter, Proxy: cfg.Proxy}
 		if cfg.Proxy == nil {
 			settings.Dial = dialPublic
 		}
 		w.services[host] = open(settings)
 	}
 	if len(named) == 0 && cfg.Proxy == nil {
-		w.others = open(provider.Settings{Name: "webpush", MaxRetryAfter: webPushRetryAfter, Dial: dialPublic})
+		w.others = open(provider.Settings{Name: "webpush", MaxRetryAfter: pushRetryAfter, Dial: dialPublic})
 	}
 	return w
 }
