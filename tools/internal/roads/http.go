@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"sync"
+	"time"
 
 	"github.com/sekisho/sekisho/events"
 	"github.com/sekisho/sekisho/tools/internal/phone"
@@ -32,7 +33,8 @@ func NewHTTP(s *system.System, inFlight int) (*HTTP, error) {
 	if err != nil {
 		return nil, err
 	}
-	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: inFlight}}
+	// Half of the gateway's http.idle_timeout: no request meets a connection that the other side is about to close.
+	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: inFlight, IdleConnTimeout: time.Minute}}
 	return &HTTP{base: s.HTTP, codes: codes, client: client, line: phone.HTTP(client, s.HTTP)}, nil
 }
 
