@@ -138,7 +138,7 @@ func TestLinger(t *testing.T) {
 			}
 		}
 		ask(1)
-		time.Sleep(linger / 2)
+		<-time.After(linger / 2) // of the bubble's clock
 		g.Do(t.Context(), 9) // comes into the batch that lingers already
 		ask(3)               // full, with nothing to wait for
 		wg.Wait()
