@@ -139,8 +139,8 @@ func TestLinger(t *testing.T) {
 		}
 		ask(1)
 		<-time.After(linger / 2) // of the bubble's clock
-		g.Do(t.Context(), 9) // comes into the batch that lingers already
-		ask(3)               // full, with nothing to wait for
+		g.Do(t.Context(), 9)     // comes into the batch that lingers already
+		ask(3)                   // full, with nothing to wait for
 		wg.Wait()
 		ask(1) // lingers anew
 		wg.Wait()

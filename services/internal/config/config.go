@@ -67,7 +67,7 @@ type Push struct {
 
 	WebPush      WebPush  `yaml:"webpush"`
 	WebPushHosts []string `yaml:"webpush_hosts"` // where subscriptions may point: host suffixes such as push.apple.com, or host:port, which may be a private address; empty: every host with a public address
-	Proxy        string   `yaml:"proxy"`         // URL of an HTTP proxy by which Web Push leaves, such as http://proxy.example.com:3128. Since that looks up names itself, only known services are called by it: webpush_hosts, or those of the browsers. Empty: directly, whatever HTTPS_PROXY says, which all other providers follow
+	Proxy        string   `yaml:"proxy"`         // URL of an HTTP proxy by which Web Push leaves, such as http://egress.example.com:3128. Since that looks up names itself, only known services are called by it: webpush_hosts, or those of the browsers. Empty: directly, whatever HTTPS_PROXY says, which all other providers follow
 	FCM          FCM      `yaml:"fcm"`
 	Mamoru       Mamoru   `yaml:"mamoru"`
 }
