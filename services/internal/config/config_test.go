@@ -152,7 +152,7 @@ func TestErrorsNameLineAndKey(t *testing.T) {
 		{"more wrong numbers than answers", "push: {wrong: 6}\n", ":1: push.wrong: 6: want 1 to 5"},
 		{"contact of Web Push that is no URL", "push:\n  webpush:\n    subject: admin@example.com\n", ":3: push.webpush.subject"},
 		{"host of Web Push that is a URL", "push:\n  webpush_hosts:\n    - push.apple.com\n    - https://fcm.googleapis.com\n", ":4: push.webpush_hosts[1]"},
-		{"proxy with a secret", "push: {proxy: \"http://user:secret@proxy.example.com\"}\n", ":1: push.proxy"},
+		{"proxy with a secret", "push: {proxy: \"http://user:secret@egress.example.com\"}\n", ":1: push.proxy"},
 		{"host of Web Push in capitals", "push: {webpush_hosts: [Push.apple.com]}\n", ":1: push.webpush_hosts[0]"},
 		{"FCM without a key", "push:\n  fcm:\n    project: p\n", ":3: push.fcm.key_file: missing"},
 		{"FCM without a URL", "push:\n  fcm: {project: p, key_file: k, url: ''}\n", ":2: push.fcm.url"},
