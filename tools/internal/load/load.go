@@ -8,6 +8,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 )
 
@@ -112,19 +113,25 @@ func (r *recorder) flood(over context.Context, inFlight, calls int, call Call) {
 // Pace begins so many calls per second, evenly, for a time, and returns when all have ended. A call's time counts from when it was
 // due: if this process or the callee lags, that is in it.
 func Pace(ctx context.Context, rate float64, lasting time.Duration, call Call) (Result, error) {
+	return pace(ctx, rate, lasting, nanosleep, call)
+}
+
+// nanosleep is for times that are measured in milliseconds: a process that waits for nothing else hears of Go's own timers up to a
+// whole one late, since that is how fine epoll's clock is.
+func nanosleep(d time.Duration) {
+	rest := syscall.NsecToTimespec(int64(d))
+	_ = syscall.Nanosleep(&rest, nil) // a signal cuts it short, and the caller looks at the clock
+}
+
+func pace(ctx context.Context, rate float64, lasting time.Duration, sleep func(time.Duration), call Call) (Result, error) {
 	r := newRecorder(ctx)
 	defer r.stop()
 	interval := time.Duration(float64(time.Second) / rate)
 	var running sync.WaitGroup
-	timer := time.NewTimer(0)
-	defer timer.Stop()
 	for n := 0; r.ctx.Err() == nil && time.Duration(n)*interval < lasting; n++ {
 		due := r.start.Add(time.Duration(n) * interval)
-		timer.Reset(time.Until(due))
-		select {
-		case <-timer.C:
-		case <-r.ctx.Done():
-			continue
+		for rest := time.Until(due); rest > 0 && r.ctx.Err() == nil; rest = time.Until(due) {
+			sleep(min(rest, time.Second)) // who stops the run need not wait for the next call
 		}
 		running.Go(func() { r.record(due, call(r.ctx, n)) })
 	}

@@ -12,6 +12,9 @@ import (
 // served takes 10 ms for each call.
 func served(context.Context, int) error { <-time.After(10 * time.Millisecond); return nil }
 
+// timed sleeps by the bubble's clock.
+func timed(d time.Duration) { <-time.After(d) }
+
 func TestSaturate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var inFlight, most atomic.Int64
@@ -41,7 +44,7 @@ func TestFlood(t *testing.T) {
 // One call that hangs does not hold the others up, and its time counts.
 func TestPace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r, err := Pace(t.Context(), 100, time.Second, func(ctx context.Context, n int) error {
+		r, err := pace(t.Context(), 100, time.Second, timed, func(ctx context.Context, n int) error {
 			if n == 10 {
 				<-time.After(3 * time.Second)
 			}
@@ -68,7 +71,7 @@ func TestAnErrorEndsTheRun(t *testing.T) {
 		if _, err := Saturate(t.Context(), 3, time.Hour, time.Hour, fail); !errors.Is(err, broken) {
 			t.Errorf("saturated: %v", err)
 		}
-		if _, err := Pace(t.Context(), 1000, time.Hour, fail); !errors.Is(err, broken) {
+		if _, err := pace(t.Context(), 1000, time.Hour, timed, fail); !errors.Is(err, broken) {
 			t.Errorf("paced: %v", err)
 		}
 		if _, err := Flood(t.Context(), 3, 1000, fail); !errors.Is(err, broken) {
