@@ -44,6 +44,7 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // from now on a second Ctrl-C ends the process at once
 	err := command(ctx, os.Args[1:], os.Stdout)
+	logs.Flush()
 	switch {
 	case errors.Is(err, errUsage):
 		fmt.Fprintf(os.Stderr, "sekisho: %v\n\n"+usage, err, strings.Join(names(services.All), " "))

@@ -34,7 +34,7 @@ func load() (*config.Config, config.Environment, zerolog.Logger, error) {
 	if err != nil {
 		return nil, env, zerolog.Nop(), err
 	}
-	var out io.Writer = os.Stderr
+	var out io.Writer = logs
 	if term.IsTerminal(int(os.Stderr.Fd())) {
 		out = zerolog.ConsoleWriter{Out: os.Stderr, TimeFormat: time.TimeOnly}
 	}
