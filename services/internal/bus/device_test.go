@@ -60,19 +60,31 @@ func TestDeviceRequest(t *testing.T) {
 		}
 		return answer
 	})
-	spy, err := broker.Dial(t, "setup").SubscribeSync(">")
+	listening := broker.Dial(t, "setup")
+	spy, err := listening.SubscribeSync(">")
 	if err != nil {
 		t.Fatal(err)
 	}
+	flush := func() {
+		t.Helper()
+		if err := listening.Flush(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	flush()
 	got, err := client(t, broker, events.Options{Gateway: "web"}).Device(t.Context(), want)
 	if err != nil || got.Status != answer.Status || got.Type != answer.Type || string(got.Body) != string(answer.Body) || got.RetryAfter != answer.RetryAfter {
 		t.Errorf("the gateway got %+v, %v", got, err)
 	}
+	flush() // all that was on the bus until now has come
 	seen := 0
 	for {
-		msg, err := spy.NextMsg(100 * time.Millisecond)
-		if err != nil {
+		if waiting, _, err := spy.Pending(); err != nil || waiting == 0 {
 			break
+		}
+		msg, err := spy.NextMsg(time.Second)
+		if err != nil {
+			t.Fatal(err)
 		}
 		if strings.Contains(string(msg.Data), "canary") {
 			t.Errorf("%s tells what is personal", msg.Subject)
