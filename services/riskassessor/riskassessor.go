@@ -45,7 +45,7 @@ func Build(ctx context.Context, env *runtime.Env) (*runtime.Worker, error) {
 	worker := &runtime.Worker{
 		Handlers: []bus.Handler{
 			bus.On(a.assess).Concurrency(cfg.Risk.Concurrency),
-			bus.On(r.learn).Late(), // a closed login is past its deadline more often than not, and needs no `lapsed`
+			bus.On(r.learn).Late().Unhurried(), // a closed login is past its deadline more often than not, and needs no `lapsed`
 		},
 		Run: []func(context.Context) error{
 			func(ctx context.Context) error { return env.Credentials.Follow(ctx, Name, opener) },

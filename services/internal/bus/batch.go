@@ -24,24 +24,38 @@ type Stored struct {
 // batchRetry is how long a batch that failed waits.
 const batchRetry = 2 * time.Second
 
+// A follower takes one stream in batches through its durable consumer.
+type follower struct {
+	js           jetstream.JetStream
+	stream, name string
+	consumer     jetstream.Consumer
+
+	// Of a worker that follows its streams alone, which settles a batch with one request: everything up to done is settled. It
+	// knows that only while placed; else it begins anew behind the last that the broker knows to be settled.
+	alone, placed bool
+	done          uint64
+}
+
 // Batches hands whole streams of the table's row over in batches of at most `most` messages, waiting at most `wait` for
-// a batch to fill, until ctx ends. When fn returns nil the batch is acked, else it comes again; so fn must take
+// a batch to fill, until ctx ends. When fn returns nil the batch is settled, else it comes again; so fn must take
 // repetitions.
 func (b *Bus) Batches(ctx context.Context, stream string, most int, wait time.Duration, fn func(ctx context.Context, batch []Stored) error) error {
-	name := batchConsumer(b.worker, stream)
-	c, err := b.js.Consumer(ctx, stream, name)
-	if err != nil {
+	f := &follower{js: b.js, stream: stream, name: batchConsumer(b.worker, stream), alone: alone(b.worker)}
+	var err error
+	if f.consumer, err = b.js.Consumer(ctx, stream, f.name); err != nil {
 		if ctx.Err() != nil {
 			return nil
 		}
-		return fmt.Errorf("bus: consumer %s: %w", name, err)
+		return fmt.Errorf("bus: consumer %s: %w", f.name, err)
 	}
 	lag, stop := context.WithCancel(ctx)
 	watching := make(chan struct{})
-	go func() { defer close(watching); b.watchLag(lag, stream, c) }()
+	go func() { defer close(watching); b.watchLag(lag, stream, f.consumer) }()
 	defer func() { stop(); <-watching }()
 	for ctx.Err() == nil {
-		if err := b.batch(ctx, c, most, wait, fn); err != nil && ctx.Err() == nil {
+		n, err := f.batch(ctx, most, wait, fn)
+		b.metrics.events.WithLabelValues(stream, outcomeHandled).Add(float64(n))
+		if err != nil && ctx.Err() == nil {
 			b.metrics.events.WithLabelValues(stream, outcomeFailed).Inc()
 			b.log.Error().Err(err).Str("step", stream).Msg("batch")
 			select {
@@ -53,15 +67,45 @@ func (b *Bus) Batches(ctx context.Context, stream string, most int, wait time.Du
 	return nil
 }
 
-func (b *Bus) batch(ctx context.Context, c jetstream.Consumer, most int, wait time.Duration, fn func(ctx context.Context, batch []Stored) error) error {
-	// The first message may take long to come. The rest of the batch is what the stream has by then, or when `wait` is over: taken at
-	// once, it costs a fraction of what each message costs that is handed over when it comes.
+// batch takes one batch and returns how many messages it has settled.
+func (f *follower) batch(ctx context.Context, most int, wait time.Duration, fn func(ctx context.Context, batch []Stored) error) (int, error) {
+	if f.alone && !f.placed {
+		if err := f.reset(ctx, 0); err != nil {
+			return 0, err
+		}
+	}
+	messages, err := gather(ctx, f.consumer, most, wait)
+	if err != nil || len(messages) == 0 {
+		return 0, err
+	}
+	batch := make([]Stored, 0, len(messages))
+	for _, m := range messages {
+		meta, err := m.Metadata()
+		if err != nil {
+			return 0, err
+		}
+		batch = append(batch, Stored{Stream: meta.Stream, Sequence: meta.Sequence.Stream, Pending: meta.NumPending, Time: meta.Timestamp,
+			Subject: m.Subject(), Header: m.Headers(), Data: m.Data()})
+	}
+	if err := fn(ctx, batch); err != nil {
+		f.placed = false
+		for _, m := range messages {
+			_ = m.NakWithDelay(batchRetry) // the ack wait does the same later
+		}
+		return 0, err
+	}
+	return len(batch), f.settle(ctx, messages, batch)
+}
+
+// gather waits for a message, and takes with it what has come when `wait` is over: taken at once, messages cost a fraction of what
+// each costs that is handed over when it comes. It returns none when the broker has said nothing for long, or ctx has ended.
+func gather(ctx context.Context, c jetstream.Consumer, most int, wait time.Duration) ([]jetstream.Msg, error) {
 	first, err := c.Next(jetstream.FetchContext(ctx), jetstream.FetchHeartbeat(2*time.Second))
 	if err != nil {
 		if errors.Is(err, nats.ErrTimeout) || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
-			return nil
+			return nil, nil
 		}
-		return err
+		return nil, err
 	}
 	messages := []jetstream.Msg{first}
 	if meta, err := first.Metadata(); err == nil && meta.NumPending < uint64(most-1) {
@@ -75,26 +119,44 @@ func (b *Bus) batch(ctx context.Context, c jetstream.Consumer, most int, wait ti
 			messages = append(messages, m)
 		}
 	}
-	batch := make([]Stored, 0, len(messages))
-	for _, m := range messages {
-		meta, err := m.Metadata()
-		if err != nil {
-			return err
-		}
-		batch = append(batch, Stored{Stream: meta.Stream, Sequence: meta.Sequence.Stream, Pending: meta.NumPending, Time: meta.Timestamp,
-			Subject: m.Subject(), Header: m.Headers(), Data: m.Data()})
+	return messages, nil
+}
+
+// settle tells the broker that a batch is done: one by one, or with one request where nothing can be passed over by that.
+func (f *follower) settle(ctx context.Context, messages []jetstream.Msg, batch []Stored) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleWait)
+	defer cancel()
+	if f.placed && follows(f.done, batch) {
+		return f.reset(ctx, batch[len(batch)-1].Sequence+1)
 	}
-	if err := fn(ctx, batch); err != nil {
-		for _, m := range messages {
-			_ = m.NakWithDelay(batchRetry) // the ack wait does the same later
-		}
-		return err
-	}
-	for _, m := range messages {
+	// Something between them is missing. It comes again if it was lost on its way, and never if it is gone from the stream.
+	f.placed = false
+	for _, m := range messages[:len(messages)-1] {
 		if err := m.Ack(); err != nil {
 			return err
 		}
 	}
-	b.metrics.events.WithLabelValues(batch[0].Stream, outcomeHandled).Add(float64(len(batch)))
+	return messages[len(messages)-1].DoubleAck(ctx) // the broker knows of the others too then
+}
+
+// follows tells whether a batch is what comes next in its stream, without a gap.
+func follows(done uint64, batch []Stored) bool {
+	for _, m := range batch {
+		if done++; m.Sequence != done {
+			return false
+		}
+	}
+	return true
+}
+
+// reset moves the consumer to a message, so that all before it is settled and nothing is on its way; with 0 to the first one that
+// is not settled.
+func (f *follower) reset(ctx context.Context, next uint64) error {
+	at, err := f.js.ResetConsumerToSequence(ctx, f.stream, f.name, next)
+	if err != nil {
+		f.placed = false
+		return fmt.Errorf("bus: consumer %s: reset: %w", f.name, err)
+	}
+	f.placed, f.done = true, at.ResetSeq-1
 	return nil
 }

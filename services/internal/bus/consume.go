@@ -47,10 +47,12 @@ func (b *Bus) Run(ctx context.Context, handlers ...Handler) error {
 		} else {
 			byStep[h.step] = h
 		}
-		group.Go(func() error { return b.consume(ctx, work, stream, h.name(), h.concurrency, b.handleOne(h)) })
+		group.Go(func() error {
+			return b.consume(ctx, work, stream, h.name(), h.concurrency, h.unhurried, b.handleOne(h))
+		})
 	}
 	if len(byStep) > 0 {
-		group.Go(func() error { return b.consume(ctx, work, streamRedo, "redo", 1, b.redoOne(byStep)) })
+		group.Go(func() error { return b.consume(ctx, work, streamRedo, "redo", 1, false, b.redoOne(byStep)) })
 	}
 	return group.Wait()
 }
@@ -59,7 +61,7 @@ func (b *Bus) Run(ctx context.Context, handlers ...Handler) error {
 type task func(ctx context.Context, msg jetstream.Msg)
 
 // consume runs a task for each message of a durable consumer, at most n at once, until ctx ends.
-func (b *Bus) consume(ctx, work context.Context, stream, what string, n int, do task) error {
+func (b *Bus) consume(ctx, work context.Context, stream, what string, n int, unhurried bool, do task) error {
 	name := consumerName(b.worker, what)
 	c, err := b.js.Consumer(ctx, stream, name)
 	if ctx.Err() != nil {
@@ -78,7 +80,7 @@ func (b *Bus) consume(ctx, work context.Context, stream, what string, n int, do 
 			do(work, msg)
 		}
 	}
-	sub, err := c.Consume(func(msg jetstream.Msg) {
+	take := func(msg jetstream.Msg) {
 		if ctx.Err() != nil {
 			b.handBack(msg, what)
 			return
@@ -98,26 +100,63 @@ func (b *Bus) consume(ctx, work context.Context, stream, what string, n int, do 
 		case <-ctx.Done():
 			b.handBack(msg, what)
 		}
-	},
-		// Messages that wait in the client age against the ack wait, so few are fetched ahead.
-		jetstream.PullMaxMessages(2*n),
-		jetstream.ConsumeErrHandler(func(_ jetstream.ConsumeContext, err error) {
-			if ctx.Err() == nil {
-				b.log.Warn().Err(err).Str("step", what).Msg("consumer is in trouble")
-			}
-		}))
-	if err != nil {
+	}
+	watching, stop := context.WithCancel(ctx)
+	defer stop()
+	running.Go(func() { b.watchLag(watching, what, c) })
+	trouble := func(err error) {
+		if ctx.Err() == nil {
+			b.log.Warn().Err(err).Str("step", what).Msg("consumer is in trouble")
+		}
+	}
+	deliver := handOver
+	if unhurried {
+		deliver = collect
+	}
+	if err := deliver(ctx, c, 2*n, take, trouble); err != nil { // what waits in the client ages against the ack wait, so little is fetched ahead
 		return fmt.Errorf("bus: consumer %s: %w", name, err)
 	}
-	running.Go(func() { b.watchLag(ctx, what, c) })
+	return nil
+}
+
+var errGone = errors.New("it is gone")
+
+// handOver takes each message when it comes, until ctx ends. At most so many wait in the client.
+func handOver(ctx context.Context, c jetstream.Consumer, most int, take func(jetstream.Msg), trouble func(error)) error {
+	sub, err := c.Consume(take, jetstream.PullMaxMessages(most),
+		jetstream.ConsumeErrHandler(func(_ jetstream.ConsumeContext, err error) { trouble(err) }))
+	if err != nil {
+		return err
+	}
 	select {
 	case <-ctx.Done():
-		sub.Drain() // the callback hands back what it still gets
+		sub.Drain() // what still comes is handed back
 		<-sub.Closed()
 		return nil
 	case <-sub.Closed():
-		return fmt.Errorf("bus: consumer %s is gone", name)
+		return errGone
 	}
+}
+
+// collect takes messages a moment later and many at once, until ctx ends.
+func collect(ctx context.Context, c jetstream.Consumer, most int, take func(jetstream.Msg), trouble func(error)) error {
+	for ctx.Err() == nil {
+		messages, err := gather(ctx, c, most, unhurriedWait)
+		if errors.Is(err, jetstream.ErrConsumerDeleted) || errors.Is(err, jetstream.ErrConsumerNotFound) {
+			return errGone
+		}
+		if err != nil {
+			trouble(err)
+			select {
+			case <-time.After(batchRetry):
+			case <-ctx.Done():
+			}
+		}
+		for _, msg := range messages {
+			take(msg)
+		}
+	}
+	return nil
 }
 
 // handBack gives an event to another instance at once. It is not a failure, and not logged as one.

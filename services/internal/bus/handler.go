@@ -17,6 +17,7 @@ type Handler struct {
 	concurrency int
 	timeout     time.Duration
 	late        bool
+	unhurried   bool
 }
 
 const (
@@ -24,6 +25,8 @@ const (
 	// database, and those who wait for the same statement share it: more of them make larger batches, not more load.
 	defaultConcurrency = 128
 	defaultTimeout     = 30 * time.Second
+	// unhurriedWait is how long an event waits for others where nobody waits for it.
+	unhurriedWait = 200 * time.Millisecond
 )
 
 // On binds a function to the step of its data type.
@@ -47,6 +50,9 @@ func (h Handler) Concurrency(n int) Handler { h.concurrency = n; return h }
 
 // Timeout bounds one run of the handler.
 func (h Handler) Timeout(d time.Duration) Handler { h.timeout = d; return h }
+
+// Unhurried says that nobody waits for what the handler does: events wait a moment and come many at once, which costs the broker less.
+func (h Handler) Unhurried() Handler { h.unhurried = true; return h }
 
 // Late makes the handler see events after their login's deadline too. Others do no work then: `lapsed` is published instead.
 func (h Handler) Late() Handler { h.late = true; return h }

@@ -31,9 +31,17 @@ var ErrStale = errors.New("history is behind the event that asked for it")
 // staleWait is how soon a read that was behind is tried again.
 const staleWait = 20 * time.Millisecond
 
-// History reads the login of an event. It holds that event and everything that led to it, or the error is a
-// [RetryAfter] that wraps [ErrStale]: direct gets are answered by any replica, which may be a moment behind.
-func (b *Bus) History(ctx context.Context, trigger *events.Event) (History, error) {
+// History reads the login of an event, or of that what is of some steps, the event's own among them: each one that is left out
+// saves the broker a message. It holds that event and everything before it, or the error is a [RetryAfter] that wraps
+// [ErrStale]: direct gets are answered by any replica, which may be a moment behind.
+func (b *Bus) History(ctx context.Context, trigger *events.Event, steps ...events.Step) (History, error) {
+	if len(steps) > 0 {
+		h, err := b.Part(ctx, trigger.Login, steps, trigger)
+		if err == nil && !slices.Contains(h, trigger) { // a replica that has an event has all before it
+			err = RetryAfter(staleWait, ErrStale)
+		}
+		return h, err
+	}
 	h, err := b.read(ctx, trigger.Login, History{trigger}, tree(trigger.Login))
 	if err != nil {
 		return nil, err
@@ -59,8 +67,8 @@ func (b *Bus) Login(ctx context.Context, login events.Login) (History, error) {
 	return b.read(ctx, login, nil, tree(login))
 }
 
-// Part reads those events of a login that are of some steps, whatever their numbers: each one that is left out saves the broker a
-// message. What an earlier read of the login gave is not decoded again.
+// Part reads those events of a login that are of some steps, whatever their numbers. What an earlier read of the login gave is not
+// decoded again.
 func (b *Bus) Part(ctx context.Context, login events.Login, steps []events.Step, earlier ...*events.Event) (History, error) {
 	subjects := make([]string, len(steps))
 	for i, step := range steps {

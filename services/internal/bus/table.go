@@ -21,6 +21,7 @@ type Row struct {
 	History  bool          // reads whole logins by batched direct get
 	Reads    []events.Step // reads single events of logins
 	Streams  []string      // consumes whole streams in batches
+	Alone    bool          // one instance at a time does, and settles whole batches
 	Publish  []string      // other subjects
 	Serves   []string      // subjects of requests that it answers
 }
@@ -30,7 +31,7 @@ var Workers = []Row{
 	{Worker: "identityverifier", Consumes: []events.Step{events.StepRequested}},
 	{Worker: "riskassessor", Consumes: []events.Step{events.StepIdentified, events.StepClosed},
 		History: true, Reads: []events.Step{events.StepAssessed}, Publish: []string{"alert.*.*"}},
-	{Worker: "sessionissuer", Timer: true, History: true, Reads: []events.Step{events.StepClosed, events.StepWanted},
+	{Worker: "sessionissuer", Timer: true, History: true, Reads: []events.Step{events.StepRequested, events.StepClosed, events.StepWanted},
 		Publish: []string{"session.revoked.*.*"},
 		Consumes: []events.Step{events.StepAssessed, events.StepRefused, events.StepVerified, events.StepRejected,
 			events.StepUndelivered, events.StepChosen, events.StepCancelled, events.StepLapsed}},
@@ -40,7 +41,7 @@ var Workers = []Row{
 		Publish: []string{"account.*.*", "alert.*.*", "session.revoked.*.*", events.HintSubject("*", "*")},
 		Streams: []string{streamAccount}, Serves: []string{events.DeviceSubject("*")}},
 	{Worker: "otpvalidator", Consumes: []events.Step{events.StepAnswered}, History: true},
-	{Worker: "recorder", Streams: []string{streamArchive, streamAccount}},
+	{Worker: "recorder", Streams: []string{streamArchive, streamAccount}, Alone: true},
 	{Worker: "console", Publish: []string{"account.*.*", "alert.*.*", "session.revoked.*.*"}},
 }
 
@@ -170,6 +171,11 @@ func batchConsumer(worker, stream string) string {
 	return consumerName(worker, map[string]string{streamArchive: "archive", streamAccount: "account"}[stream])
 }
 
+// alone tells whether one instance of a worker at a time follows its streams.
+func alone(worker string) bool {
+	return slices.ContainsFunc(Workers, func(w Row) bool { return w.Worker == worker && w.Alone })
+}
+
 // Names of NATS users beside the workers and the gateways.
 const (
 	UserSetup    = "setup"    // provisions
@@ -221,6 +227,9 @@ func workerUser(w Row) User {
 				"$JS.API.CONSUMER.MSG.NEXT."+c.Stream+"."+name,
 				"$JS.ACK."+c.Stream+"."+name+".>",
 				"$JS.ACK.*.*."+c.Stream+"."+name+".>") // the next form of ack subjects, behind a feature flag in 2.15
+			if w.Alone {
+				publish = append(publish, "$JS.API.CONSUMER.RESET."+c.Stream+"."+name)
+			}
 		}
 	}
 	if w.History {
