@@ -150,6 +150,8 @@ type Identified struct {
 	Prefer   Factor    `json:"prefer,omitempty"`
 	Locale   string    `json:"locale,omitempty"`
 	Device   string    `json:"device,omitempty"` // keyed hash of a browser that this user logged in with before
+	// SourceTag is that of [Requested]. Who knows this event need not read that one, the greatest of a login.
+	SourceTag string `json:"source_tag,omitempty"`
 	// Decoy marks a login by ID only of a name that can not log in so. It walks the same road and never succeeds.
 	Decoy bool `json:"decoy,omitempty"`
 	// Session is what the login steps up from: a session of the same user at the same gateway, which lived at that moment.

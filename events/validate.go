@@ -42,6 +42,7 @@ func (d *Identified) Validate() error {
 		optional("prefer", d.Prefer, Factors...),
 		optional("locale", d.Locale, "ja", "en"),
 		text("device", d.Device, 0, 64),
+		text("source_tag", d.SourceTag, 0, 64),
 		d.Session.validate(),
 		sealed("subject", d.Subject, false),
 		sealed("environment", d.Environment, false),

@@ -29,14 +29,14 @@ func (v *verifier) identify(ctx context.Context, e *events.Event, requested *eve
 	if err != nil || finish == nil {
 		return []*events.Event{answer}, err
 	}
-	if err := v.bus.Store(ctx, e, answer); err != nil {
-		return nil, err
-	}
-	return nil, finish(ctx) // the login goes on meanwhile
+	return nil, finish(ctx, func() error { return v.bus.Store(ctx, e, answer) })
 }
 
-// answer finds out who it is. finish, where there is one, is to be called when the answer is stored.
-func (v *verifier) answer(ctx context.Context, e *events.Event, requested *events.Requested) (answer *events.Event, finish func(context.Context) error, err error) {
+// A finish notes what an attempt with a password came to, and has the answer told before or after that; see [directory.Directory.Finish].
+type finish func(ctx context.Context, tell func() error) error
+
+// answer finds out who it is. finish is nil where no attempt was counted.
+func (v *verifier) answer(ctx context.Context, e *events.Event, requested *events.Requested) (answer *events.Event, finish finish, err error) {
 	if e.Login.Time().Sub(e.Stored).Abs() > maxSkew {
 		return nil, nil, bus.Permanent(errors.New("the time in the login id is more than two minutes from the broker's"))
 	}
@@ -60,7 +60,8 @@ func (v *verifier) answer(ctx context.Context, e *events.Event, requested *event
 
 	var account *directory.Account
 	found, reason := &events.Identified{
-		App: requested.App, Primary: requested.Method, Deadline: e.Expires, Prefer: requested.Prefer, Environment: requested.Environment,
+		App: requested.App, Primary: requested.Method, Deadline: e.Expires, Prefer: requested.Prefer, SourceTag: requested.SourceTag,
+		Environment: requested.Environment,
 	}, ""
 	if requested.Method == events.Password {
 		claim := directory.Claim{Who: who, Stranger: "?" + v.stranger(name).ID, Event: e.ID(), Digest: digest(requested.Identity)}

@@ -451,7 +451,7 @@ func TestRedelivery(t *testing.T) {
 		e.Stored = time.Now()
 		answer, finish, err := v.answer(t.Context(), e, e.Data.(*events.Requested))
 		w.check(err)
-		w.check(finish(t.Context()))
+		w.check(finish(t.Context(), func() error { return nil }))
 		return says(answer)
 	}
 	for range 10 { // far more than the failures that lock

@@ -29,7 +29,7 @@ const contention = 50 * time.Millisecond
 // checkPassword looks the user up and returns the reason to refuse, "" for none, and how to note what the attempt came to.
 // Whatever the name and the password, it takes the same statements and one hash.
 func (v *verifier) checkPassword(ctx context.Context, claim directory.Claim, password string) (
-	account *directory.Account, reason string, finish func(context.Context) error, err error) {
+	account *directory.Account, reason string, finish finish, err error) {
 	account, attempt, standing, err := v.users.Claim(ctx, claim)
 	if err != nil {
 		return nil, "", nil, err
@@ -49,7 +49,9 @@ func (v *verifier) checkPassword(ctx context.Context, claim directory.Claim, pas
 	case verdict != right:
 		reason = verdict
 	}
-	return account, reason, func(ctx context.Context) error { return v.users.Finish(ctx, attempt, verdict, verdict == right) }, nil
+	return account, reason, func(ctx context.Context, tell func() error) error {
+		return v.users.Finish(ctx, attempt, verdict, reason == "", tell)
+	}, nil
 }
 
 func (v *verifier) judge(ctx context.Context, account *directory.Account, allowed bool, password string) (verdict string, err error) {

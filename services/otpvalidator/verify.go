@@ -36,19 +36,18 @@ func (v *verifier) verify(ctx context.Context, e *events.Event, answer *events.A
 	case finish == nil:
 		return []*events.Event{decision}, nil
 	}
-	if err := v.bus.Store(ctx, e, decision); err != nil {
-		return nil, err
-	}
-	return nil, finish(ctx) // the login goes on meanwhile
+	return nil, finish(ctx, func() error { return v.bus.Store(ctx, e, decision) })
 }
 
-// decide says whether an answer is right; nil where that is nobody's business. finish, where there is one, is to be called when the
-// decision is stored.
-func (v *verifier) decide(ctx context.Context, e *events.Event, answer *events.Answered) (decision *events.Event, finish func(context.Context) error, err error) {
+// A finish notes what an attempt came to, and has the decision told before or after that; see [directory.Directory.Finish].
+type finish func(ctx context.Context, tell func() error) error
+
+// decide says whether an answer is right; nil where that is nobody's business. finish is nil where no attempt was counted.
+func (v *verifier) decide(ctx context.Context, e *events.Event, answer *events.Answered) (decision *events.Event, finish finish, err error) {
 	if answer.Factor == events.Push {
 		return nil, nil, nil // another worker's
 	}
-	history, err := v.bus.History(ctx, e)
+	history, err := v.bus.History(ctx, e, judgedBy...)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -99,8 +98,14 @@ func (v *verifier) decide(ctx context.Context, e *events.Event, answer *events.A
 	if verdict != right {
 		decision = reject(events.RejectedWrong)
 	}
-	return decision, func(ctx context.Context) error { return v.directory.Finish(ctx, attempt, verdict, verdict == right) }, nil
+	return decision, func(ctx context.Context, tell func() error) error {
+		return v.directory.Finish(ctx, attempt, verdict, verdict == right, tell)
+	}, nil
 }
+
+// judgedBy is what an answer is judged by.
+var judgedBy = []events.Step{events.StepWanted, events.StepChallenged, events.StepAnswered, events.StepRejected, events.StepVerified,
+	events.StepCancelled, events.StepLapsed, events.StepClosed}
 
 // over tells whether no answer to a round matters any more: the round was answered rightly, or the login is at its end.
 func over(history bus.History, round int) bool {

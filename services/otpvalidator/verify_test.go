@@ -165,12 +165,15 @@ func other(code string) string {
 	return "000000"
 }
 
+// nobody is told of a decision.
+func nobody() error { return nil }
+
 // verify handles an answer. It returns what became of it in short: "verified", "", or the reason of rejected and the attempts left.
 func verify(t *testing.T, v *verifier, e *events.Event) string {
 	t.Helper()
 	decision, finish, err := v.decide(t.Context(), e, e.Data.(*events.Answered))
 	if err == nil && finish != nil {
-		err = finish(t.Context())
+		err = finish(t.Context(), nobody)
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -396,7 +399,7 @@ func TestRedelivery(t *testing.T) {
 	expect(t, "wrong", verify(t, v, wrong), "wrong 4")
 
 	decided := s.login(t, "bob").challenged(t, 1).answered(t, 1, 1, "no")
-	if err := v.directory.Finish(t.Context(), begin(t, v, decided), "right", true); err != nil {
+	if err := v.directory.Finish(t.Context(), begin(t, v, decided), "right", true, nobody); err != nil {
 		t.Fatal(err)
 	}
 	expect(t, "what was decided stands", verify(t, v, decided), "verified sms:bob")

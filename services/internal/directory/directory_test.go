@@ -120,6 +120,9 @@ func TestUsersByPrefix(t *testing.T) {
 	}
 }
 
+// nobody is told what an attempt came to.
+func nobody() error { return nil }
+
 // guess begins and finishes one attempt, and reports whether it was looked at.
 func guess(t *testing.T, d *Directory, event, authenticator, device string, right bool) bool {
 	t.Helper()
@@ -132,7 +135,7 @@ func guess(t *testing.T, d *Directory, event, authenticator, device string, righ
 	if right && s.Allowed {
 		verdict = "right"
 	}
-	if err := d.Finish(t.Context(), a, verdict, right && s.Allowed); err != nil {
+	if err := d.Finish(t.Context(), a, verdict, right && s.Allowed, nobody); err != nil {
 		t.Fatal(err)
 	}
 	return s.Allowed
@@ -223,6 +226,29 @@ func TestRightAnswerInTime(t *testing.T) {
 	}
 }
 
+// TestNobodyLearnsBeforeItIsStored: a wrong guess is in the database for good when it is told of, and a right one's login does not wait for that.
+func TestNobodyLearnsBeforeItIsStored(t *testing.T) {
+	db := testenv.Migrated(t)
+	d, admin := open(t, db, "identityverifier", time.Now), db.Pool(t, "")
+	for verdict, want := range map[string]string{"wrong": "wrong", "right": ""} {
+		a := Attempt{Event: verdict, Digest: []byte(verdict), Authenticator: "password:" + verdict}
+		if s, err := d.Begin(t.Context(), a); err != nil || !s.Allowed {
+			t.Fatalf("Begin = %+v, %v", s, err)
+		}
+		stored := "not told"
+		err := d.Finish(t.Context(), a, verdict, verdict == "right", func() error {
+			return admin.QueryRow(t.Context(), `SELECT verdict FROM directory.verdicts WHERE event = $1`, a.Event).Scan(&stored)
+		})
+		if err != nil || stored != want {
+			t.Errorf("%s: told while the verdict was %q, %v", verdict, stored, err)
+		}
+		away := errors.New("the bus is away")
+		if err := d.Finish(t.Context(), a, verdict, verdict == "right", func() error { return away }); !errors.Is(err, away) {
+			t.Errorf("%s: %v, want that it was not told", verdict, err)
+		}
+	}
+}
+
 func TestRepeatedEvent(t *testing.T) {
 	db, at := testenv.Migrated(t), newClock()
 	d := open(t, db, "identityverifier", at.now)
@@ -234,11 +260,11 @@ func TestRepeatedEvent(t *testing.T) {
 		}
 	}
 	for range 2 {
-		if err := d.Finish(ctx, a, "wrong", false); err != nil {
+		if err := d.Finish(ctx, a, "wrong", false, nobody); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := d.Finish(ctx, a, "right", true); err != nil { // too late to be another verdict
+	if err := d.Finish(ctx, a, "right", true, nobody); err != nil { // too late to be another verdict
 		t.Fatal(err)
 	}
 	if s, err := d.Begin(ctx, a); err != nil || s != (Standing{Allowed: true, Verdict: "wrong"}) {
