@@ -2,20 +2,43 @@ package sessionissuer
 
 import (
 	"context"
+	"errors"
+	"maps"
+	"slices"
 
 	"github.com/sekisho/sekisho/events"
 	"github.com/sekisho/sekisho/services/internal/bus"
 	"github.com/sekisho/sekisho/services/internal/sessions"
 )
 
-// advance takes the login of an event as far as it goes. What it has stored itself it adds to the history; when another instance
-// has stored something else first, it reads the history again and goes on from that. An event of somebody else that is not in
-// the history yet has a delivery of its own.
+// deciding is what a decision follows from. `requested`, the greatest of a login's events by far, is not among them: identified says
+// what matters of it.
+var deciding = slices.DeleteFunc(slices.Sorted(maps.Keys(events.Steps)), func(s events.Step) bool {
+	return s == events.StepRequested || s == events.StepAnswered
+})
+
+// history reads what is to be decided on.
+func (w *worker) history(ctx context.Context, trigger *events.Event) (bus.History, error) {
+	history, err := w.bus.History(ctx, trigger, deciding...)
+	if identified, _ := bus.Get[*events.Identified](history, 0); err == nil && identified == nil {
+		return w.bus.History(ctx, trigger) // the login ends before anybody knows who it is
+	}
+	return history, err
+}
+
+// advance takes the login of an event as far as it goes.
 func (w *worker) advance(ctx context.Context, trigger *events.Event) error {
-	history, err := w.bus.History(ctx, trigger)
+	history, err := w.history(ctx, trigger)
 	if err != nil {
 		return err
 	}
+	return w.proceed(ctx, trigger, history)
+}
+
+// proceed stores what follows from a history. Where another instance has stored something else first, it reads the history again
+// and goes on from that. An event of somebody else that is not in the history yet has a delivery of its own, and so has what
+// follows from what is stored here.
+func (w *worker) proceed(ctx context.Context, trigger *events.Event, history bus.History) error {
 	for {
 		next, err := w.decide(ctx, history)
 		if err != nil {
@@ -38,10 +61,11 @@ func (w *worker) advance(ctx context.Context, trigger *events.Event) error {
 		if closed, ok := stored.Data.(*events.Closed); ok {
 			return w.settle(ctx, history, closed)
 		}
-		trigger = stored
 		if mine {
-			history = append(history, stored)
-		} else if history, err = w.bus.History(ctx, stored); err != nil {
+			return nil
+		}
+		trigger = stored
+		if history, err = w.history(ctx, stored); err != nil {
 			return err
 		}
 	}
@@ -60,7 +84,7 @@ func (w *worker) due(ctx context.Context, login events.Login) ([]*events.Event, 
 	if rest := replay(history).deadline.Sub(w.now()); rest > 0 { // the broker's clock is ahead of this machine's
 		return nil, bus.RetryAfter(rest, nil)
 	}
-	return nil, w.advance(ctx, requested)
+	return nil, w.proceed(ctx, requested, history)
 }
 
 // decide brings the account's state into the decision: read before anybody is challenged, and settled by the session's row
@@ -117,12 +141,22 @@ func (w *worker) prepare(ctx context.Context, history bus.History, next *events.
 	if next.Step == events.StepWanted && next.N == 1 {
 		return w.bus.Schedule(ctx, next.Login, next.Expires)
 	}
-	closed, ok := next.Data.(*events.Closed)
-	if _, requested := bus.Get[*events.Requested](history, 0); ok && closed.Outcome == events.Denied && requested != nil {
-		// Counted from one instant, the broker's timestamp, so that repeats do not add up.
-		if rest := w.deniedFloor - w.now().Sub(requested.Stored); rest > 0 {
-			return bus.RetryAfter(min(rest, w.deniedFloor), nil)
+	if closed, ok := next.Data.(*events.Closed); !ok || closed.Outcome != events.Denied {
+		return nil
+	}
+	opened := history[0]
+	if opened.Step != events.StepRequested {
+		requested, err := w.bus.Event(ctx, next.Login, events.StepRequested, 0)
+		switch {
+		case err == nil:
+			opened = requested
+		case !errors.Is(err, bus.ErrNotFound) && !errors.Is(err, events.ErrInvalid): // then from what followed it, a moment later
+			return err
 		}
+	}
+	// Counted from one instant, the broker's timestamp, so that repeats do not add up.
+	if rest := w.deniedFloor - w.now().Sub(opened.Stored); rest > 0 {
+		return bus.RetryAfter(min(rest, w.deniedFloor), nil)
 	}
 	return nil
 }

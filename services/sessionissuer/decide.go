@@ -39,11 +39,11 @@ func Decide(p *policy.Policy, history []*events.Event, facts events.Facts) *even
 		return d.close(events.Denied, "user")
 	case l.exhausted():
 		return d.close(events.Failed, events.FailedAttempts)
-	case l.requested == nil || l.identified == nil || l.assessed == nil:
+	case l.identified == nil || l.assessed == nil:
 		return nil
 	}
 
-	app := p.Apps[l.requested.App]
+	app := p.Apps[l.app]
 	if app == nil || !l.mayBegin(app, facts.Now) {
 		return d.close(events.Denied, "policy")
 	}
@@ -89,8 +89,8 @@ func (d *decision) challenge(app *policy.App, done []string) *events.Event {
 	switch {
 	case len(fresh) == 0 || l.round == events.Rounds:
 		return d.close(events.Failed, events.FailedUndelivered)
-	case slices.Contains(fresh, l.requested.Prefer):
-		return d.want(app, l.requested.Prefer, choices, done)
+	case slices.Contains(fresh, l.prefer):
+		return d.want(app, l.prefer, choices, done)
 	default:
 		return d.want(app, fresh[0], choices, done)
 	}
@@ -106,28 +106,24 @@ func (d *decision) want(app *policy.App, factor events.Factor, choices []events.
 	l := d.login
 	wanted := &events.Wanted{
 		Factor: factor, Left: slices.DeleteFunc(slices.Clone(choices), func(f events.Factor) bool { return f == factor }), Done: done,
-		App: l.requested.App, AppName: app.Name.In(l.identified.Locale), User: l.identified.User, Decoy: l.decoy, Locale: l.identified.Locale, Device: l.identified.Device,
+		App: l.app, AppName: app.Name.In(l.identified.Locale), User: l.identified.User, Decoy: l.decoy, Locale: l.identified.Locale, Device: l.identified.Device,
 		Deadline: l.deadline, Decision: d.Decision,
 	}
 	if factor == events.Push {
-		wanted.Tap, wanted.SourceTag = app.PushTap, l.requested.SourceTag
+		wanted.Tap, wanted.SourceTag = app.PushTap, l.sourceTag
 	}
 	return d.event(l.round+1, wanted)
 }
 
 func (d *decision) grant(done []string) *events.Event {
 	return d.event(0, &events.Closed{
-		Outcome: events.Granted, App: d.login.requested.App, User: d.login.identified.User,
+		Outcome: events.Granted, App: d.login.app, User: d.login.identified.User,
 		AMR: done, ACR: fmt.Sprintf("%dfa", len(done)), AuthTime: d.login.authTime(d.Facts.Now), Decision: d.Decision,
 	})
 }
 
 func (d *decision) close(outcome events.Outcome, reason string) *events.Event {
-	closed := &events.Closed{Outcome: outcome, Reason: reason, Decision: d.Decision}
-	if d.login.requested != nil {
-		closed.App = d.login.requested.App
-	}
-	return d.event(0, closed)
+	return d.event(0, &events.Closed{Outcome: outcome, Reason: reason, App: d.login.app, Decision: d.Decision})
 }
 
 func (d *decision) event(n int, data events.Data) *events.Event {

@@ -11,10 +11,13 @@ import (
 // A login is what the events of one login add up to.
 type login struct {
 	name       events.Login
-	requested  *events.Requested
+	requested  *events.Requested // nil also where the history begins with identified, which says what matters of it
 	identified *events.Identified
 	assessed   *events.Assessed
-	deadline   time.Time // zero while requested is not known
+	app        string
+	prefer     events.Factor
+	sourceTag  string
+	deadline   time.Time // zero while neither of the first two is known
 	decoy      bool      // nobody can be granted this login
 	refused    bool
 	cancelled  bool
@@ -45,13 +48,16 @@ func replay(history []*events.Event) *login {
 	for _, e := range history {
 		switch data := e.Data.(type) {
 		case *events.Requested:
-			l.requested, l.deadline = data, data.Deadline
+			l.requested, l.app, l.prefer, l.sourceTag, l.deadline = data, data.App, data.Prefer, data.SourceTag, data.Deadline
 			if limit := e.Stored.Add(longest); !e.Stored.IsZero() && limit.Before(l.deadline) {
 				l.deadline = limit
 			}
 		case *events.Identified:
 			l.identified = data
 			l.decoy = l.decoy || data.Decoy
+			if l.requested == nil {
+				l.app, l.prefer, l.sourceTag, l.deadline = data.App, data.Prefer, data.SourceTag, data.Deadline
+			}
 		case *events.Refused:
 			l.refused = true
 		case *events.Assessed:
@@ -129,7 +135,7 @@ func (l *login) mayBegin(app *policy.App, now time.Time) bool {
 		counted := len(app.Counted(s.AMR))
 		return app.Honors(now.Sub(s.AuthTime)) && counted > 0 && counted <= len(events.Factors)
 	}
-	return app.Accepts(l.requested.Method) && app.Accepts(l.identified.Primary)
+	return app.Accepts(l.identified.Primary) && (l.requested == nil || app.Accepts(l.requested.Method))
 }
 
 // stepUp is how many factors a login needs that steps up from a session: one more than that has, so that no session comes
