@@ -57,20 +57,17 @@ func (c *console) removeAuthenticator(w http.ResponseWriter, r *http.Request) (i
 	if !slices.ContainsFunc(found, func(a directory.Authenticator) bool { return a.ID == id }) {
 		return 0, nil, errNoAuthenticator
 	}
-	if device, ok := strings.CutPrefix(id, directory.DeviceOf("")); ok {
-		err = c.take(r.Context(), u.ID, "device-removed", map[string]string{"device": device}, func() error {
-			return c.users.RemoveDevice(r.Context(), u.ID, device)
-		})
-	} else {
-		change, field := directory.Change{PasswordHash: new("")}, authPassword
-		if id == authSMS {
-			change, field = directory.Change{Phone: new("")}, "phone"
+	err = c.take(r.Context(), u.ID, func(ctx context.Context) error {
+		if device, ok := strings.CutPrefix(id, directory.DeviceOf("")); ok {
+			return c.users.RemoveDevice(ctx, u.ID, device, "")
 		}
-		err = c.take(r.Context(), u.ID, "changed", map[string]any{"fields": []string{field}}, func() error {
-			_, err := c.users.Change(r.Context(), u.ID, change)
-			return err
-		})
-	}
+		change := directory.Change{PasswordHash: new("")}
+		if id == authSMS {
+			change = directory.Change{Phone: new("")}
+		}
+		_, err := c.users.Change(ctx, u.ID, change)
+		return err
+	})
 	if err != nil {
 		return 0, nil, err
 	}
@@ -79,17 +76,13 @@ func (c *console) removeAuthenticator(w http.ResponseWriter, r *http.Request) (i
 
 var errNoAuthenticator = &httpapi.Problem{Status: http.StatusNotFound, Detail: "the user has no such authenticator"}
 
-// take takes an authenticator away, and with it the user's sessions: whoever has it may hold them. All that follows comes
-// first, since who tries again after a failure must still find something to take away. Sessions end once more after it, as one
-// may have begun in between.
-func (c *console) take(ctx context.Context, user, kind string, data any, remove func() error) error {
+// take takes an authenticator away, and with it the user's sessions: whoever has it may hold them. They end first, since who tries
+// again after a failure must still find something to take away, and once more after it, as one may have begun in between.
+func (c *console) take(ctx context.Context, user string, remove func(context.Context) error) error {
 	if err := c.endSessions(ctx, user); err != nil {
 		return err
 	}
-	if err := c.announce(ctx, kind, user, data); err != nil {
-		return err
-	}
-	if err := remove(); err != nil {
+	if err := remove(ctx); err != nil {
 		return err
 	}
 	return c.endSessions(ctx, user)

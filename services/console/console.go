@@ -4,9 +4,9 @@
 //	publishes  account events, session revocations
 //	owns       accounts, authenticators, sessions of users as an admin sees them
 //
-// A change is stored first, then its consequences are (sessions end), then it is announced on the bus; where something is taken
-// away that goes last, since nobody finds it again. So an admin who is told of a failure tries again, except where something was
-// made: a user's name is taken then, and a link is there twice.
+// A change is committed together with the event that announces it (package directory), then its consequences are (sessions end);
+// where something is taken away that goes last, since nobody finds it again. So nothing that an admin asks for waits for the bus, and
+// an admin who is told of a failure tries again, except where a user was made: the name is taken then.
 package console
 
 import (
@@ -20,7 +20,7 @@ import (
 
 	"github.com/rs/zerolog"
 
-	"github.com/sekisho/sekisho/events"
+	"github.com/sekisho/sekisho/services/internal/bus"
 	"github.com/sekisho/sekisho/services/internal/config"
 	"github.com/sekisho/sekisho/services/internal/directory"
 	"github.com/sekisho/sekisho/services/internal/httpapi"
@@ -36,7 +36,7 @@ var Service = runtime.Service{Name: Name, Build: Build}
 
 const (
 	maxBody  = 16 << 10         // bytes of a request
-	patience = 10 * time.Second // for the database and the bus to do what one request asks for
+	patience = 10 * time.Second // for the database to do what one request asks for, and the gateways to be told
 )
 
 type console struct {
@@ -45,9 +45,7 @@ type console struct {
 	users    *directory.Directory
 	hasher   *directory.Hasher
 	sessions *sessions.Store
-
-	announce func(ctx context.Context, kind, user string, data any) error // an account event
-	revoke   func(ctx context.Context, login events.Login) error          // tells the gateways
+	bus      *bus.Bus
 }
 
 // Build makes the worker.
@@ -56,7 +54,7 @@ func Build(_ context.Context, env *runtime.Env) (*runtime.Worker, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &runtime.Worker{Admin: c.handler(), Close: c.close}, nil
+	return &runtime.Worker{Admin: c.handler(), Run: []func(context.Context) error{c.relay}, Close: c.close}, nil
 }
 
 func newConsole(env *runtime.Env) (*console, error) {
@@ -70,9 +68,13 @@ func newConsole(env *runtime.Env) (*console, error) {
 		users:    directory.New(env.DB, directory.Rule(env.Config.Lock), env.Now),
 		hasher:   directory.NewHasher(directory.Cost{Memory: cost.Memory, Time: cost.Time, Threads: cost.Threads}, cost.Concurrent),
 		sessions: sessions.New(env.DB, env.Now),
-		announce: env.Bus.Account,
-		revoke:   env.Bus.Revoke,
+		bus:      env.Bus,
 	}, nil
+}
+
+// relay publishes what changes of accounts, also those of other processes, have left in the outbox.
+func (c *console) relay(ctx context.Context) error {
+	return c.users.Relay(ctx, c.log, c.bus.Account)
 }
 
 func (c *console) close() {
@@ -156,6 +158,6 @@ func (c *console) problem(pattern string, err error) *httpapi.Problem {
 		return &httpapi.Problem{Status: http.StatusConflict, Field: "user", Detail: "the name is taken"}
 	}
 	c.log.Error().Err(err).Str("route", pattern).Msg("request failed")
-	// Nothing but the database and the bus can fail.
+	// Nothing but the database can fail.
 	return &httpapi.Problem{Status: http.StatusServiceUnavailable, Detail: "not done, or not all of it: try again", RetryAfter: 2 * time.Second}
 }

@@ -6,10 +6,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -36,6 +38,7 @@ type world struct {
 	db      *testenv.Database
 	env     *runtime.Env
 	console *console
+	wire    *wire // of the console to the broker
 	handler http.Handler
 	log     *bytes.Buffer
 	heard   *nats.Subscription // account events
@@ -45,7 +48,7 @@ type world struct {
 func newWorld(t *testing.T) *world {
 	t.Helper()
 	broker := testenv.NATS(t)
-	w := &world{T: t, db: testenv.Migrated(t), log: new(bytes.Buffer)}
+	w := &world{T: t, db: testenv.Migrated(t), wire: new(wire), log: new(bytes.Buffer)}
 	listener := broker.Dial(t, bus.UserSetup)
 	var err error
 	w.heard, err = listener.SubscribeSync("account.>")
@@ -57,13 +60,54 @@ func newWorld(t *testing.T) *world {
 	cfg := config.Default()
 	cfg.AdminToken = token
 	cfg.Password = config.Password{Memory: 64, Time: 1, Threads: 1, Concurrent: 1, MinLength: 8}
-	w.env = &runtime.Env{Name: Name, Config: cfg, Log: zerolog.New(w.log), DB: w.db.Pool(t, Name), Bus: broker.Bus(t, Name),
+	w.env = &runtime.Env{Name: Name, Config: cfg, Log: zerolog.New(zerolog.SyncWriter(w.log)), DB: w.db.Pool(t, Name),
+		Bus:     broker.Bus(t, Name, func(c *bus.Config) { c.Options = append(c.Options, nats.SetCustomDialer(w.wire)) }),
 		Metrics: prometheus.NewRegistry(), Now: time.Now}
 	w.console, err = newConsole(w.env)
 	w.check(err)
-	t.Cleanup(w.console.close)
+	ctx, stop := context.WithCancel(context.Background())
+	relayed := make(chan error)
+	go func() { relayed <- w.console.relay(ctx) }()
+	t.Cleanup(func() {
+		stop()
+		if err := <-relayed; err != nil {
+			t.Error(err)
+		}
+		w.console.close()
+	})
 	w.handler = w.console.handler()
 	return w
+}
+
+// A wire is a connection that can be cut.
+type wire struct {
+	mu   sync.Mutex
+	conn net.Conn
+	down bool
+}
+
+func (w *wire) Dial(network, address string) (net.Conn, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.down {
+		return nil, errors.New("the wire is cut")
+	}
+	var err error
+	w.conn, err = net.Dial(network, address)
+	return w.conn, err
+}
+
+func (w *wire) cut() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.down = true
+	w.conn.Close()
+}
+
+func (w *wire) mend() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.down = false
 }
 
 func (w *world) check(err error) {
@@ -113,6 +157,19 @@ func (w *world) announced(kind, user, data string) {
 	}
 	if msg.Subject != "account."+kind+"."+user || string(msg.Data) != data {
 		w.Errorf("announced %s %s, want %s of %s with %s", msg.Subject, msg.Data, kind, user, data)
+	}
+}
+
+// published waits until nothing is left to announce.
+func (w *world) published() {
+	w.Helper()
+	ctx, cancel := context.WithTimeout(w.Context(), 20*time.Second)
+	defer cancel()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for left := 1; left > 0; {
+		w.check(w.db.Pool(w, "").QueryRow(ctx, `SELECT count(*) FROM directory.outbox`).Scan(&left))
+		<-tick.C
 	}
 }
 
@@ -184,6 +241,7 @@ func TestUser(t *testing.T) {
 		t.Errorf("after unlock: %v", got)
 	}
 	w.must(204, "DELETE", "/admin/v1/users/alice", "")
+	w.announced("locked", id, `{}`)
 	w.announced("deleted", id, `{}`)
 	w.must(404, "GET", "/admin/v1/users/alice", "")
 }
@@ -225,13 +283,17 @@ func TestUsersList(t *testing.T) {
 
 func TestSessionsEnd(t *testing.T) {
 	w := newWorld(t)
-	for name, tt := range map[string]struct{ method, path, body, event, data string }{
-		"lock":         {"POST", "/lock", "", "locked", `{}`},
-		"delete":       {"DELETE", "", "", "deleted", `{}`},
-		"disable":      {"PATCH", "", `{"enabled":false}`, "changed", `{"fields":["enabled"]}`},
-		"password":     {"PATCH", "", `{"password":"another secret"}`, "changed", `{"fields":["password"]}`},
-		"phone":        {"PATCH", "", `{"phone":"+819087654321"}`, "changed", `{"fields":["phone"]}`},
-		"remove phone": {"DELETE", "/authenticators/sms", "", "changed", `{"fields":["phone"]}`},
+	ended := [2]string{"sessions_revoked", `{"sessions":1}`}
+	for name, tt := range map[string]struct {
+		method, path, body string
+		announced          [][2]string
+	}{
+		"lock":         {"POST", "/lock", "", [][2]string{{"locked", `{}`}, ended}},
+		"delete":       {"DELETE", "", "", [][2]string{{"locked", `{}`}, ended, {"deleted", `{}`}}},
+		"disable":      {"PATCH", "", `{"enabled":false}`, [][2]string{{"changed", `{"fields":["enabled"]}`}, ended}},
+		"password":     {"PATCH", "", `{"password":"another secret"}`, [][2]string{{"changed", `{"fields":["password"]}`}, ended}},
+		"phone":        {"PATCH", "", `{"phone":"+819087654321"}`, [][2]string{{"changed", `{"fields":["phone"]}`}, ended}},
+		"remove phone": {"DELETE", "/authenticators/sms", "", [][2]string{ended, {"changed", `{"fields":["phone"]}`}}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			user := strings.ReplaceAll(name, " ", "-")
@@ -242,8 +304,9 @@ func TestSessionsEnd(t *testing.T) {
 				t.Fatalf("%d %s", answer.Code, answer.Body)
 			}
 			w.revoked(login)
-			w.announced("sessions_revoked", id, `{"sessions":1}`)
-			w.announced(tt.event, id, tt.data)
+			for _, event := range tt.announced {
+				w.announced(event[0], id, event[1])
+			}
 			var live int
 			w.check(w.db.Pool(t, "").QueryRow(t.Context(), `SELECT count(*) FROM sessions.sessions WHERE user_id = $1 AND revoked_at IS NULL`, id).Scan(&live))
 			if live != 0 {
@@ -319,41 +382,42 @@ func TestAuthenticators(t *testing.T) {
 	}
 }
 
-// An admin who removes an authenticator while the bus is away is told to try again, and the second try does all of it: the
-// sessions end, and it is said.
-func TestRemovalIsTriedAgain(t *testing.T) {
+// What an admin does while the bus is away is done, and announced when it is back: once, and in order.
+func TestBusIsAway(t *testing.T) {
 	w := newWorld(t)
 	id := w.must(201, "POST", "/admin/v1/users", `{"user":"alice","password":"correct horse","phone":"09012345678"}`)["id"].(string)
 	w.announced("created", id, `{"authenticators":["password","sms"],"primary":"password"}`)
+	w.published()
+	lost := w.env.Bus.Conn().StatusChanged(nats.RECONNECTING)
+	w.wire.cut()
+	<-lost
+	w.session(id)
 	linked := w.must(201, "POST", "/admin/v1/users/alice/authenticators", `{"kind":"mamoru","account":"alice@example"}`)["id"].(string)
-	device := strings.TrimPrefix(linked, "push:")
-	w.announced("device-enrolled", id, `{"device":"`+device+`"}`)
-	for _, tt := range []struct{ authenticator, kind, data string }{
-		{linked, "device-removed", `{"device":"` + device + `"}`}, {"sms", "changed", `{"fields":["phone"]}`}, {"password", "changed", `{"fields":["password"]}`},
-	} {
-		for _, step := range []string{"announce", "revoke"} {
-			down := *w.console
-			login := w.session(id)
-			failure := errors.New("the bus is away")
-			switch step {
-			case "announce":
-				down.announce = func(context.Context, string, string, any) error { return failure }
-			case "revoke":
-				down.revoke = func(context.Context, events.Login) error { return failure }
-			}
-			w.handler = down.handler()
-			w.must(503, "DELETE", "/admin/v1/users/alice/authenticators/"+tt.authenticator, "")
-			w.handler = w.console.handler()
-			if step == "announce" {
-				w.revoked(login)
-			}
-		}
-		login := w.session(id)
-		w.must(204, "DELETE", "/admin/v1/users/alice/authenticators/"+tt.authenticator, "")
-		w.revoked(login)
-		w.announced("sessions_revoked", id, `{"sessions":1}`)
-		w.announced(tt.kind, id, tt.data)
-		w.must(404, "DELETE", "/admin/v1/users/alice/authenticators/"+tt.authenticator, "")
+	for _, authenticator := range []string{linked, "sms", "password"} {
+		w.must(204, "DELETE", "/admin/v1/users/alice/authenticators/"+authenticator, "")
+		w.must(404, "DELETE", "/admin/v1/users/alice/authenticators/"+authenticator, "")
+	}
+	bob := w.must(201, "POST", "/admin/v1/users", `{"user":"bob"}`)["id"].(string)
+	w.session(bob)
+	w.must(204, "DELETE", "/admin/v1/users/bob", "")
+	if msg, err := w.heard.NextMsg(time.Millisecond); err == nil {
+		t.Fatalf("heard %s of a bus that is away", msg.Subject)
+	}
+	w.wire.mend()
+	device := `{"device":"` + strings.TrimPrefix(linked, "push:") + `"}`
+	w.announced("device-enrolled", id, device)
+	w.announced("sessions_revoked", id, `{"sessions":1}`)
+	w.announced("device-removed", id, device)
+	w.announced("changed", id, `{"fields":["phone"]}`)
+	w.announced("changed", id, `{"fields":["password"]}`)
+	w.announced("created", bob, `{"authenticators":[],"primary":"password"}`)
+	w.announced("locked", bob, `{}`)
+	w.announced("sessions_revoked", bob, `{"sessions":1}`)
+	w.announced("deleted", bob, `{}`)
+	w.published()
+	w.must(201, "POST", "/admin/v1/users", `{"user":"carol"}`)
+	if msg, err := w.heard.NextMsg(10 * time.Second); err != nil || !strings.HasPrefix(msg.Subject, "account.created.") {
+		t.Errorf("then: %v, %v", msg, err)
 	}
 }
 
@@ -380,10 +444,11 @@ func TestPhone(t *testing.T) {
 	}
 	phones := directory.New(w.db.Pool(t, "pushnotifier"), directory.Rule{}, time.Now)
 	defer phones.Close()
-	device, err := phones.Enroll(t.Context(), code, directory.Device{Name: "my phone", PublicKey: append([]byte{4}, make([]byte, 64)...), Gateway: "web"})
+	device, err := phones.Enroll(t.Context(), code, directory.Device{Name: "my phone", PublicKey: append([]byte{4}, make([]byte, 64)...), Gateway: "web"}, 1)
 	if err != nil || device.User != id {
 		t.Fatalf("enrolled %+v, %v", device, err)
 	}
+	w.announced("device-enrolled", id, `{"device":"`+device.ID+`","by":"`+device.ID+`"}`) // which that process did not do
 
 	list := w.must(200, "GET", "/admin/v1/users/alice/authenticators", "")["authenticators"].([]any)
 	if a := list[0].(map[string]any); len(list) != 1 || a["id"] != "push:"+device.ID || a["kind"] != "push" || a["name"] != "my phone" {
@@ -411,6 +476,11 @@ func TestPhone(t *testing.T) {
 	if linked["name"] != "Mamoru" || linked["kind"] != "push" {
 		t.Errorf("linked %v", linked)
 	}
+	again := w.must(201, "POST", "/admin/v1/users/alice/authenticators", `{"kind":"mamoru","account":"alice@example"}`) // as after an answer that got lost
+	if again["id"] != linked["id"] {
+		t.Errorf("linked again: %v, want %v", again, linked)
+	}
+	w.must(409, "POST", "/admin/v1/users/alice/authenticators", `{"kind":"mamoru","account":"another"}`)
 	w.must(409, "POST", "/admin/v1/users/alice/activations", "")
 	w.must(404, "POST", "/admin/v1/users/nobody/authenticators", `{"kind":"mamoru","account":"x"}`)
 

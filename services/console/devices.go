@@ -65,12 +65,9 @@ func (c *console) link(w http.ResponseWriter, r *http.Request) (int, any, error)
 	if err != nil {
 		return 0, nil, err
 	}
-	name := cmp.Or(in.Name, "Mamoru")
-	id, err := c.users.Link(r.Context(), directory.Device{User: u.ID, Name: name, Account: in.Account, Gateway: c.cfg.Gateway.Name})
+	linked := directory.Device{User: u.ID, Name: cmp.Or(in.Name, "Mamoru"), Account: in.Account, Gateway: c.cfg.Gateway.Name}
+	id, name, err := c.users.Link(r.Context(), linked, c.cfg.Push.Devices)
 	if err != nil {
-		return 0, nil, err
-	}
-	if err := c.announce(r.Context(), "device-enrolled", u.ID, map[string]string{"device": id}); err != nil {
 		return 0, nil, err
 	}
 	return http.StatusCreated, map[string]string{"id": directory.DeviceOf(id), "kind": authPush, "name": name}, nil

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
-	"slices"
 	"strconv"
 	"time"
 	"unicode/utf8"
@@ -79,12 +78,8 @@ func (c *console) createUser(w http.ResponseWriter, r *http.Request) (int, any, 
 	if err != nil {
 		return 0, nil, err
 	}
-	shown := show(created)
-	if err := c.announce(r.Context(), "created", created.ID, map[string]any{"primary": shown.Primary, "authenticators": shown.Authenticators}); err != nil {
-		return 0, nil, err
-	}
 	w.Header().Set("Location", "/admin/v1/users/"+url.PathEscape(created.Name))
-	return http.StatusCreated, shown, nil
+	return http.StatusCreated, show(created), nil
 }
 
 func set[T any](dst *T, value *T) {
@@ -197,30 +192,12 @@ func (c *console) changeUser(w http.ResponseWriter, r *http.Request) (int, any, 
 	return http.StatusOK, show(changed), nil
 }
 
-// apply makes a change, ends the sessions that must not outlive it, and announces it. Sessions end when an authenticator
-// changes: whoever had the old one may hold them.
+// apply makes a change and ends the sessions that must not outlive it. Sessions end when an authenticator changes: whoever had the
+// old one may hold them.
 func (c *console) apply(ctx context.Context, id string, change directory.Change) (directory.User, error) {
 	changed, err := c.users.Change(ctx, id, change)
-	if err != nil {
-		return changed, err
-	}
-	var fields []string
-	for field, given := range map[string]bool{
-		authPassword: change.PasswordHash != nil, "phone": change.Phone != nil, "locale": change.Locale != nil,
-		"primary": change.Primary != nil, "enabled": change.Enabled != nil,
-	} {
-		if given {
-			fields = append(fields, field)
-		}
-	}
-	if change.PasswordHash != nil || change.Phone != nil || !changed.Enabled {
-		if err := c.endSessions(ctx, id); err != nil {
-			return changed, err
-		}
-	}
-	if len(fields) > 0 {
-		slices.Sort(fields)
-		err = c.announce(ctx, "changed", id, map[string]any{"fields": fields})
+	if err == nil && (change.PasswordHash != nil || change.Phone != nil || !changed.Enabled || changed.Locked) {
+		err = c.endSessions(ctx, id)
 	}
 	return changed, err
 }
@@ -232,13 +209,7 @@ func (c *console) deleteUser(w http.ResponseWriter, r *http.Request) (int, any, 
 	}
 	// Nobody can begin a session of a locked user, so none is left when the user goes. A failure leaves the user locked
 	// and there, for the admin to try again.
-	if _, err := c.users.Change(r.Context(), u.ID, directory.Change{Locked: new(true)}); err != nil {
-		return 0, nil, err
-	}
-	if err := c.endSessions(r.Context(), u.ID); err != nil {
-		return 0, nil, err
-	}
-	if err := c.announce(r.Context(), "deleted", u.ID, struct{}{}); err != nil {
+	if _, err := c.apply(r.Context(), u.ID, directory.Change{Locked: new(true)}); err != nil {
 		return 0, nil, err
 	}
 	if err := c.users.Delete(r.Context(), u.ID); err != nil {
@@ -252,14 +223,8 @@ func (c *console) lockUser(w http.ResponseWriter, r *http.Request) (int, any, er
 	if err != nil {
 		return 0, nil, err
 	}
-	locked, err := c.users.Change(r.Context(), u.ID, directory.Change{Locked: new(true)})
+	locked, err := c.apply(r.Context(), u.ID, directory.Change{Locked: new(true)})
 	if err != nil {
-		return 0, nil, err
-	}
-	if err := c.endSessions(r.Context(), u.ID); err != nil {
-		return 0, nil, err
-	}
-	if err := c.announce(r.Context(), "locked", u.ID, struct{}{}); err != nil {
 		return 0, nil, err
 	}
 	return http.StatusOK, show(locked), nil
@@ -272,9 +237,6 @@ func (c *console) unlockUser(w http.ResponseWriter, r *http.Request) (int, any, 
 		return 0, nil, err
 	}
 	if err := c.users.Unlock(r.Context(), u.ID); err != nil {
-		return 0, nil, err
-	}
-	if err := c.announce(r.Context(), "unlocked", u.ID, struct{}{}); err != nil {
 		return 0, nil, err
 	}
 	u.Locked = false

@@ -3,6 +3,7 @@ package e2e
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"strings"
 
@@ -150,11 +151,19 @@ func meetOwnPhones(s *system, p *phone) (session string) {
 	s.expect(http.StatusNotFound, http.MethodPatch, own+"/nobody", mine, withBody(`{"name": "mine"}`))
 	s.expect(http.StatusOK, http.MethodGet, s.HTTP+"/devices", withCookie("__Host-sekisho", l.SessionToken))
 	s.expect(http.StatusSeeOther, http.MethodGet, s.HTTP+"/devices")
-	s.expect(http.StatusCreated, http.MethodPost, s.HTTP+"/v1/activations", mine)
-	for range config.Default().Push.Devices - 1 {
-		if status := s.admin(http.MethodPost, "/users/phones/authenticators", map[string]string{"kind": "mamoru", "account": "phones"}, nil); status != http.StatusCreated {
+	var invited struct {
+		URL string `json:"activation_url"`
+	}
+	must(s.t, json.Unmarshal(s.expect(http.StatusCreated, http.MethodPost, s.HTTP+"/v1/activations", mine), &invited))
+	for i := range config.Default().Push.Devices - 1 {
+		account := map[string]string{"kind": "mamoru", "account": fmt.Sprint("phones", i)}
+		if status := s.admin(http.MethodPost, "/users/phones/authenticators", account, nil); status != http.StatusCreated {
 			s.t.Fatalf("link: %d", status)
 		}
+	}
+	_, code, _ := strings.Cut(invited.URL, "#")
+	if status := s.phone().tryEnroll(code, "one too many", nil); status != http.StatusConflict {
+		s.t.Errorf("enroll one too many: %d", status)
 	}
 	s.expect(http.StatusConflict, http.MethodPost, s.HTTP+"/v1/activations", mine)
 	s.expect(http.StatusNoContent, http.MethodDelete, phone, mine)

@@ -215,11 +215,14 @@ func meetUsers(s *system) {
 	s.expect(http.StatusNoContent, http.MethodDelete, one+"/sessions/web."+l.ID, admin)
 	s.expect(http.StatusOK, http.MethodGet, one+"/authenticators", admin)
 	s.expect(http.StatusNoContent, http.MethodDelete, one+"/authenticators/sms", admin)
-	const linked = `{"kind": "mamoru", "account": "met@example.com"}`
-	s.expect(http.StatusCreated, http.MethodPost, one+"/activations", admin)
-	for range config.Default().Push.Devices {
-		s.expect(http.StatusCreated, http.MethodPost, one+"/authenticators", admin, withBody(linked))
+	link := func(n int) func(*http.Request) {
+		return withBody(fmt.Sprintf(`{"kind": "mamoru", "account": "met-%d@example.com"}`, n))
 	}
+	s.expect(http.StatusCreated, http.MethodPost, one+"/activations", admin)
+	for i := range config.Default().Push.Devices {
+		s.expect(http.StatusCreated, http.MethodPost, one+"/authenticators", admin, link(i))
+	}
+	s.expect(http.StatusConflict, http.MethodPost, one+"/authenticators", admin, link(-1))
 	s.expect(http.StatusConflict, http.MethodPost, one+"/activations", admin)
 	s.expectBadBodies(http.MethodPost, one+"/authenticators", admin)
 	s.expect(http.StatusOK, http.MethodPost, one+"/lock", admin)

@@ -374,7 +374,7 @@ func (w *world) enroll(user string) {
 	w.check(err)
 	phones := directory.New(w.db.Pool(w, "pushnotifier"), directory.Rule{}, time.Now)
 	w.Cleanup(phones.Close)
-	_, err = phones.Enroll(w.Context(), code, directory.Device{Name: "phone", PublicKey: append([]byte{4}, make([]byte, 64)...), Gateway: "web"})
+	_, err = phones.Enroll(w.Context(), code, directory.Device{Name: "phone", PublicKey: append([]byte{4}, make([]byte, 64)...), Gateway: "web"}, 1)
 	w.check(err)
 }
 

@@ -41,7 +41,7 @@ func (n *notifier) activate(w http.ResponseWriter, r *http.Request, c caller) er
 	code, expires, err := n.directory.Activate(r.Context(), c.user, n.settings.Activation, n.settings.Devices)
 	switch {
 	case errors.Is(err, directory.ErrTooManyDevices):
-		return &httpapi.Problem{Status: http.StatusConflict, Detail: "there are as many devices as a user may have: remove one first"}
+		return errTooManyDevices
 	case errors.Is(err, directory.ErrNotFound):
 		return errStranger
 	case err != nil:
@@ -55,6 +55,8 @@ func (n *notifier) activate(w http.ResponseWriter, r *http.Request, c caller) er
 	httpapi.Write(w, http.StatusCreated, map[string]any{"activation_url": url, "qr_svg": picture, "expires": expires.UTC()})
 	return nil
 }
+
+var errTooManyDevices = &httpapi.Problem{Status: http.StatusConflict, Detail: "there are as many devices as a user may have: remove one first"}
 
 // enroll adds a device. It has no name yet, so its proof carries the key that it brings. The proof's id is not recorded: what it
 // proves can be used once, since the invitation can.
@@ -93,16 +95,18 @@ func (n *notifier) enroll(w http.ResponseWriter, r *http.Request, c caller) erro
 	if err != nil || p.check(r.Method, r.URL.Path, body, n.now()) != nil {
 		return errStranger
 	}
-	device, err := n.directory.Enroll(r.Context(), asked.Activation, directory.Device{Name: name, PublicKey: point, Gateway: c.gateway})
-	if errors.Is(err, directory.ErrNoActivation) {
+	device, err := n.directory.Enroll(r.Context(), asked.Activation, directory.Device{Name: name, PublicKey: point, Gateway: c.gateway}, n.settings.Devices)
+	switch {
+	case errors.Is(err, directory.ErrNoActivation):
 		return httpapi.Invalid("activation", "unknown, used, or out of time")
-	}
-	if err != nil {
+	case errors.Is(err, directory.ErrTooManyDevices):
+		return errTooManyDevices
+	case err != nil:
 		return err
 	}
 	if err := n.changed(r.Context(), deviceEnrolled, device, device.ID, device.ID); err != nil {
-		// The phone has to learn its name all the same: the invitation is used, and it could not ask again.
-		n.log.Error().Err(err).Msg("an enrollment is not in the record")
+		// The phone has to learn its name all the same: the invitation is used, and it could not ask again. The others are told by retell.
+		n.log.Error().Err(err).Msg("an enrollment is not told yet")
 	}
 	shown := view(device, caller{})
 	if shown.User, err = n.directory.NameOf(r.Context(), device.User); err != nil {
@@ -146,7 +150,7 @@ func (n *notifier) renameDevice(w http.ResponseWriter, r *http.Request, c caller
 	if err != nil {
 		return err
 	}
-	device, err := n.directory.RenameDevice(r.Context(), c.user, r.PathValue("id"), name)
+	device, err := n.directory.RenameDevice(r.Context(), c.user, r.PathValue("id"), name, c.device.ID)
 	if errors.Is(err, directory.ErrNoDevice) {
 		return &httpapi.Problem{Status: http.StatusNotFound}
 	}
@@ -164,7 +168,7 @@ func (n *notifier) renameDevice(w http.ResponseWriter, r *http.Request, c caller
 func (n *notifier) removeDevice(w http.ResponseWriter, r *http.Request, c caller) error {
 	device, err := n.directory.Device(r.Context(), r.PathValue("id"))
 	if err == nil {
-		err = n.directory.RemoveDevice(r.Context(), c.user, device.ID) // not another user's
+		err = n.directory.RemoveDevice(r.Context(), c.user, device.ID, c.device.ID) // not another user's
 	}
 	if errors.Is(err, directory.ErrNoDevice) {
 		return &httpapi.Problem{Status: http.StatusNotFound}

@@ -27,13 +27,13 @@ const (
 // noticeParameter names, in the response of an answer, the notice by which a user disowned the login.
 const noticeParameter = "notice"
 
-// tell writes a notice for the devices of its user, all but one: the one that did what the notice tells. It returns those
+// tell writes a notice for the devices of its user, but for some, such as the one that did what the notice tells. It returns those
 // devices, and whether any of them had not been told.
-func (n *notifier) tell(ctx context.Context, told notice, but string) (devices []directory.Device, news bool, err error) {
+func (n *notifier) tell(ctx context.Context, told notice, but func(directory.Device) bool) (devices []directory.Device, news bool, err error) {
 	if devices, err = n.directory.Devices(ctx, told.User); err != nil {
 		return nil, false, err
 	}
-	devices = slices.DeleteFunc(devices, func(d directory.Device) bool { return d.ID == but || d.Kind != directory.Sekisho })
+	devices = slices.DeleteFunc(devices, func(d directory.Device) bool { return but(d) || d.Kind != directory.Sekisho })
 	ids := make([]string, len(devices))
 	for i, d := range devices {
 		ids[i] = d.ID
@@ -50,28 +50,15 @@ func (n *notifier) wakeFor(ctx context.Context, devices []directory.Device, kind
 	n.wake(ctx, devices, Message{Topic: topic(kind + " " + cause), TTL: noticeTTL, Urgency: UrgencyNormal, Body: wakeUp})
 }
 
-// A change is the data of account.device-….
-type change struct {
-	Device string `json:"device"`
-	By     string `json:"by,omitempty"` // the device by which the user made it; empty: by a session, or an admin
-}
-
-// accountEvents are the names of changes in the record: account.<name>.
-var accountEvents = map[string]string{
-	deviceEnrolled: "device-enrolled", deviceRenamed: "device-renamed", deviceRemoved: "device-removed",
-}
-
-// changed makes a change of a device known: to the user's other devices, and in the record.
+// changed makes a change of a device known to the user's other devices, which learn its name from here. When a process dies before,
+// an enrollment and a removal are told by retell, since their events are in the outbox.
 func (n *notifier) changed(ctx context.Context, kind string, device directory.Device, cause, by string) error {
-	devices, _, err := n.tell(ctx, notice{User: device.User, Kind: kind, Cause: cause, Name: device.Name}, by)
-	if err != nil {
-		return err
+	devices, _, err := n.tell(ctx, notice{User: device.User, Kind: kind, Cause: cause, Name: device.Name},
+		func(d directory.Device) bool { return d.ID == by })
+	if err == nil {
+		n.wakeFor(ctx, devices, kind, cause)
 	}
-	if err := n.bus.Account(ctx, accountEvents[kind], device.User, change{Device: device.ID, By: by}); err != nil {
-		return err
-	}
-	n.wakeFor(ctx, devices, kind, cause)
-	return nil
+	return err
 }
 
 const (
@@ -81,7 +68,7 @@ const (
 )
 
 // follow tells devices what ACCOUNT says of their users, until ctx ends: of a login from an environment that is new, which
-// riskassessor says, and of the changes that an admin makes. What has been told already is not told again, so a batch of which one
+// riskassessor says, and of changes of their devices. What has been told already is not told again, so a batch of which one
 // message fails may come again as a whole.
 func (n *notifier) follow(ctx context.Context) error {
 	return n.bus.Batches(ctx, "ACCOUNT", accountBatch, accountWait, func(ctx context.Context, batch []bus.Stored) error {
@@ -104,10 +91,10 @@ func (n *notifier) heed(ctx context.Context, message bus.Stored) error {
 	}
 	var err error
 	switch user := found[2]; found[1] {
-	case "account." + accountEvents[deviceEnrolled]:
-		err = n.retell(ctx, deviceEnrolled, user, message.Data)
-	case "account." + accountEvents[deviceRemoved]:
-		err = n.retell(ctx, deviceRemoved, user, message.Data)
+	case "account.device-enrolled":
+		err = n.retell(ctx, deviceEnrolled, user, message)
+	case "account.device-removed":
+		err = n.retell(ctx, deviceRemoved, user, message)
 	default:
 		err = n.warn(ctx, user, message)
 	}
@@ -120,27 +107,25 @@ func (n *notifier) heed(ctx context.Context, message bus.Stored) error {
 
 var errMalformed = errors.New("pushnotifier: malformed message")
 
-// retell tells devices of a change that an admin has made. What a device has done was told before it was recorded, to those that
-// were there then.
-func (n *notifier) retell(ctx context.Context, kind, user string, data []byte) error {
-	var made change
-	if json.Unmarshal(data, &made) != nil {
+// retell tells devices of a change that an admin has made, or whose process died before it told. Those that were enrolled later
+// are not told, so that an event that is published again is no news.
+func (n *notifier) retell(ctx context.Context, kind, user string, message bus.Stored) error {
+	var made directory.DeviceChange
+	ce, err := events.ReadMessage(message.Header, message.Data)
+	if err != nil || json.Unmarshal(ce.Data(), &made) != nil {
 		return errMalformed
 	}
-	if made.By != "" {
-		return nil
-	}
 	told := notice{User: user, Kind: kind, Cause: made.Device}
-	but := ""
 	if kind == deviceEnrolled {
-		but = made.Device
 		device, err := n.directory.Device(ctx, made.Device)
 		if err != nil && !errors.Is(err, directory.ErrNoDevice) {
 			return err
 		}
 		told.Name = device.Name
 	}
-	devices, news, err := n.tell(ctx, told, but)
+	devices, news, err := n.tell(ctx, told, func(d directory.Device) bool {
+		return d.ID == made.By || d.ID == made.Device || !d.Enrolled.Before(ce.Time())
+	})
 	if err == nil && news {
 		n.wakeFor(ctx, devices, kind, made.Device)
 	}
@@ -176,7 +161,7 @@ func (n *notifier) warn(ctx context.Context, user string, message bus.Stored) er
 	devices, _, err := n.tell(ctx, notice{
 		User: user, Kind: unknownEnvironment, Cause: login.String(), Login: login,
 		App: cmp.Or(asked.App, said.App), Place: asked.Place, Browser: asked.Browser,
-	}, "")
+	}, func(directory.Device) bool { return false })
 	if err != nil {
 		return err
 	}

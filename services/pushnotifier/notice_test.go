@@ -6,11 +6,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/sekisho/sekisho/events"
 	"github.com/sekisho/sekisho/services/internal/bus"
 	"github.com/sekisho/sekisho/services/internal/config"
+	"github.com/sekisho/sekisho/services/internal/directory"
 	"github.com/sekisho/sekisho/services/simulators"
 )
 
@@ -148,7 +150,7 @@ func TestFollow(t *testing.T) {
 	say("alert.another.alice", `{"login":"`+old.String()+`","app":"demo"}`)
 	say("account.device-removed.alice", `x`)
 	say("account.locked.alice", ``)
-	say("account.device-enrolled.alice", `{"device":"another","by":"another"}`) // told by the process that enrolled it
+	say("account.device-enrolled.alice", `{"device":"another"}`) // and no CloudEvent
 	l := s.login(t, "alice", unseen)
 	said := l.alert(t)
 	say(said.Subject, string(said.Data)) // the same again, as by a redelivered event of riskassessor
@@ -267,10 +269,14 @@ func TestAdminChangesDevices(t *testing.T) {
 	s.run(t)
 	p, second := s.phone(t, "alice"), s.phone(t, "alice")
 	admin := s.broker.Bus(t, "console")
-	for _, change := range []struct{ kind, device string }{
-		{"device-enrolled", second.id}, {"disabled", "x"}, {"device-renamed", "x"}, {"device-removed", "gone"}, {"device-removed", "gone"},
-	} {
-		check(t, admin.Account(t.Context(), change.kind, "alice", map[string]string{"device": change.device}))
+	said := func(kind, device, by string) bus.AccountEvent {
+		data, err := json.Marshal(directory.DeviceChange{Device: device, By: by})
+		check(t, err)
+		return bus.AccountEvent{ID: uuid.NewString(), Source: "console", Kind: kind, User: "alice", Data: data, Time: time.Now()}
+	}
+	enrolled, removed := said("device-enrolled", second.id, ""), said("device-removed", "gone", "")
+	for _, event := range []bus.AccountEvent{enrolled, enrolled, said("disabled", "x", ""), said("device-renamed", "x", ""), removed, removed} {
+		check(t, admin.Account(t.Context(), event))
 	}
 	var got []noticeView
 	eventually(t, "notices", func() bool {
@@ -281,8 +287,28 @@ func TestAdminChangesDevices(t *testing.T) {
 		map[string]string{deviceEnrolled: "phone.canary", deviceRemoved: ""})
 	status, _ := p.ask(t, "DELETE", "/v1/authenticator/devices/"+second.id, nil)
 	expect(t, "removed", status, 204)
-	check(t, admin.Account(t.Context(), "device-removed", "alice", map[string]string{"device": "last"}))
+	late := s.phone(t, "alice")
+	check(t, admin.Account(t.Context(), removed)) // again, when there is one more
+	check(t, admin.Account(t.Context(), said("device-removed", "last", "")))
 	eventually(t, "all changes have been looked at", func() bool { return len(fetch(t, p).Notices) == 3 })
+	expect(t, "notices of who came later", s.count(t, `SELECT count(*) FROM push.notices WHERE device = $1 AND cause = 'gone'`, late.id), 0)
 	expect(t, "notices of who removed it",
 		s.count(t, `SELECT count(*) FROM push.notices WHERE kind = 'device_removed' AND device = $1 AND cause = $2`, p.id, second.id), 0)
+}
+
+// A phone that is added by a process that dies right after it is told all the same, but not to itself.
+func TestEnrollmentOfADeadProcess(t *testing.T) {
+	s := newSite(t)
+	first := s.phone(t, "alice")
+	s.pass(time.Minute)
+	dead := s.start(t)
+	code, _, err := dead.directory.Activate(t.Context(), "alice", time.Minute, 5)
+	check(t, err)
+	device, err := dead.directory.Enroll(t.Context(), code, directory.Device{Name: "thief", PublicKey: point(t, newKey(t)), Gateway: "web"}, 5)
+	check(t, err)
+	s.run(t)
+	eventually(t, "a notice", func() bool { return s.count(t, `SELECT count(*) FROM push.notices`) > 0 })
+	expect(t, "who is told of what", s.count(t, `SELECT count(*) FROM push.notices WHERE device = $1 AND kind = 'device_enrolled' AND cause = $2 AND name = 'thief'`,
+		first.id, device.ID), 1)
+	expect(t, "notices", s.count(t, `SELECT count(*) FROM push.notices`), 1)
 }

@@ -59,7 +59,7 @@ func Build(ctx context.Context, env *runtime.Env) (*runtime.Worker, error) {
 		// A login that was disowned is followed beyond its deadline, until its end is known.
 		Handlers: []bus.Handler{bus.On(n.dispatch), bus.On(n.decide).Late()},
 		Run: []func(context.Context) error{
-			n.serve, n.follow, n.purge,
+			n.serve, n.follow, n.relay, n.purge,
 			func(ctx context.Context) error { return env.Credentials.Follow(ctx, Name, n.opener) },
 			func(ctx context.Context) error { return env.Credentials.Supply(ctx, n.sealer) },
 		},
@@ -97,6 +97,11 @@ func (n *notifier) close() {
 	n.store.close()
 	n.directory.Close()
 	n.sessions.Close()
+}
+
+// relay publishes what changes of devices, and other processes' changes of accounts, have left in the outbox.
+func (n *notifier) relay(ctx context.Context) error {
+	return n.directory.Relay(ctx, n.log, n.bus.Account)
 }
 
 // purgeEvery is how often what is of no use any more is deleted.

@@ -183,11 +183,12 @@ func (s *site) start(t testing.TB) *notifier {
 	return n
 }
 
-// serve answers the requests of devices until the test ends. No events are handled.
+// serve answers the requests of devices, and announces what they change, until the test ends. No events are handled.
 func (s *site) serve(t testing.TB) *notifier {
 	t.Helper()
 	n := s.start(t)
 	s.loop(t, n.serve)
+	s.loop(t, n.relay)
 	eventually(t, "requests are served", func() bool {
 		_, err := s.gateway.Device(t.Context(), events.DeviceRequest{Method: "GET", Path: "/"})
 		return err == nil

@@ -347,7 +347,8 @@ type notice struct {
 	Created time.Time
 }
 
-// tell writes a notice for each of some devices, and reports whether any of them had not been told.
+// tell writes a notice for each of some devices, and reports whether any of them had not been told, or not by which name the device
+// was called that was changed: the event of a change does not say.
 func (s *store) tell(ctx context.Context, n notice, devices []string) (news bool, err error) {
 	ids := make([]string, len(devices))
 	for i := range ids {
@@ -356,7 +357,7 @@ func (s *store) tell(ctx context.Context, n notice, devices []string) (news bool
 	tag, err := s.db.Exec(ctx, `
 		INSERT INTO push.notices (id, device, user_id, kind, cause, gateway, login, app, place, browser, name, created_at)
 		SELECT id, device, $3, $4, $5, nullif($6, ''), nullif($7, '')::uuid, $8, $9, $10, $11, $12 FROM unnest($1::text[], $2::text[]) AS d (id, device)
-		ON CONFLICT (device, kind, cause) DO NOTHING`,
+		ON CONFLICT (device, kind, cause) DO UPDATE SET name = excluded.name WHERE notices.name = '' AND excluded.name <> ''`,
 		ids, devices, n.User, n.Kind, n.Cause, n.Login.Gateway, n.Login.ID, n.App, n.Place, n.Browser, n.Name, s.now())
 	if err != nil {
 		return false, fmt.Errorf("pushnotifier: write notices: %w", err)

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/sekisho/sekisho/events"
@@ -84,7 +85,8 @@ func account(t *testing.T, broker *testenv.Broker, n int) {
 	t.Helper()
 	console := broker.Bus(t, "console")
 	for range n {
-		if err := console.Account(t.Context(), "locked", "u1", map[string]string{}); err != nil {
+		e := bus.AccountEvent{ID: uuid.NewString(), Source: "console", Kind: "locked", User: "u1", Data: []byte("{}"), Time: time.Now()}
+		if err := console.Account(t.Context(), e); err != nil {
 			t.Fatal(err)
 		}
 	}

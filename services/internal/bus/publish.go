@@ -136,7 +136,7 @@ const timerType = "sekisho.timer.due.v1"
 // Schedule asks for the login to be looked at again at an instant. Asking twice keeps one timer.
 func (b *Bus) Schedule(ctx context.Context, login events.Login, at time.Time) error {
 	tail := "." + login.Gateway + "." + login.ID
-	msg := b.plain("timer.at"+tail, timerType, login.String()+"/timer", login.String(), nil)
+	msg := plain("timer.at"+tail, timerType, login.String()+"/timer", b.worker, login.String(), b.now(), nil)
 	err := b.publish(ctx, msg, jetstream.WithScheduleAt(at), jetstream.WithScheduleTarget("timer.due"+tail))
 	if err != nil {
 		return fmt.Errorf("bus: schedule %s: %w", login, err)
@@ -146,42 +146,52 @@ func (b *Bus) Schedule(ctx context.Context, login events.Login, at time.Time) er
 
 // Revoke signals that the session of a login has been revoked. The record in PostgreSQL comes first.
 func (b *Bus) Revoke(ctx context.Context, login events.Login) error {
-	msg := b.plain("session.revoked."+login.Gateway+"."+login.ID, "sekisho.session.revoked.v1", uuid.NewString(), login.String(), nil)
+	msg := plain("session.revoked."+login.Gateway+"."+login.ID, "sekisho.session.revoked.v1", uuid.NewString(), b.worker, login.String(), b.now(), nil)
 	if err := b.publish(ctx, msg); err != nil {
 		return fmt.Errorf("bus: revoke %s: %w", login, err)
 	}
 	return nil
 }
 
-// Account records a change of an account. user is the opaque id; data must hold nothing secret or personal.
-func (b *Bus) Account(ctx context.Context, kind, user string, data any) error {
-	return b.recordNew(ctx, "account", kind, user, data)
+// An AccountEvent says that an account was changed.
+type AccountEvent struct {
+	ID     string // UUIDv7, and the same at each repetition
+	Source string // the worker that made the change
+	Kind   string
+	User   string          // opaque id
+	Data   json.RawMessage // holds nothing secret or personal
+	Time   time.Time       // of the change
+}
+
+// Account publishes a change of an account. It fails at once while the bus is away: what is handed over then would be sent when the
+// bus is back, once for each time that it was tried.
+func (b *Bus) Account(ctx context.Context, e AccountEvent) error {
+	if !b.nc.IsConnected() {
+		return fmt.Errorf("bus: account.%s: %w", e.Kind, nats.ErrDisconnected)
+	}
+	return b.record(ctx, "account", e.Kind, e.User, e.ID, e.Source, e.Time, e.Data)
 }
 
 // Alert records something that somebody should look at.
 func (b *Bus) Alert(ctx context.Context, kind, user string, data any) error {
-	return b.recordNew(ctx, "alert", kind, user, data)
+	id, err := uuid.NewV7()
+	if err != nil {
+		return fmt.Errorf("bus: alert.%s: %w", kind, err)
+	}
+	return b.record(ctx, "alert", kind, user, id.String(), b.worker, b.now(), data)
 }
 
 // AlertOf is an alert about a login, of which there is one of a kind: an event that is handled again says the same one again.
 func (b *Bus) AlertOf(ctx context.Context, login events.Login, kind, user string, data any) error {
-	return b.record(ctx, "alert", kind, user, login.String()+"/alert/"+kind, data)
+	return b.record(ctx, "alert", kind, user, login.String()+"/alert/"+kind, b.worker, b.now(), data)
 }
 
-func (b *Bus) recordNew(ctx context.Context, family, kind, user string, data any) error {
-	id, err := uuid.NewV7()
-	if err != nil {
-		return fmt.Errorf("bus: %s.%s: %w", family, kind, err)
-	}
-	return b.record(ctx, family, kind, user, id.String(), data)
-}
-
-func (b *Bus) record(ctx context.Context, family, kind, user, id string, data any) error {
+func (b *Bus) record(ctx context.Context, family, kind, user, id, source string, at time.Time, data any) error {
 	body, err := json.Marshal(data)
 	if err != nil {
 		return fmt.Errorf("bus: %s.%s: %w", family, kind, err)
 	}
-	msg := b.plain(family+"."+kind+"."+user, "sekisho."+family+"."+kind+".v1", id, user, body)
+	msg := plain(family+"."+kind+"."+user, "sekisho."+family+"."+kind+".v1", id, source, user, at, body)
 	if err := b.publish(ctx, msg); err != nil {
 		return fmt.Errorf("bus: %s.%s: %w", family, kind, err)
 	}
@@ -189,13 +199,13 @@ func (b *Bus) record(ctx context.Context, family, kind, user, id string, data an
 }
 
 // plain is a CloudEvent that is not a step of a login.
-func (b *Bus) plain(subject, kind, id, about string, data []byte) *nats.Msg {
+func plain(subject, kind, id, source, about string, at time.Time, data []byte) *nats.Msg {
 	ce := cloudevents.New(cloudevents.CloudEventsVersionV1)
 	ce.SetID(id)
-	ce.SetSource(b.worker)
+	ce.SetSource(source)
 	ce.SetType(kind)
 	ce.SetSubject(about)
-	ce.SetTime(b.now())
+	ce.SetTime(at)
 	if data != nil {
 		ce.SetDataContentType(cloudevents.ApplicationJSON)
 		ce.DataEncoded = data

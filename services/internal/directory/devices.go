@@ -85,40 +85,86 @@ func activationHash(code string) []byte {
 	return sum[:]
 }
 
-// Enroll adds a device of the user whom the code invited. Of the Device it takes name, public key and gateway. Of several
-// who use one code at once, one enrolls; the others get [ErrNoActivation].
-func (d *Directory) Enroll(ctx context.Context, code string, device Device) (Device, error) {
-	const statement = `
-		WITH used AS (
-			DELETE FROM directory.activations a
-			WHERE hash = $1 AND expires_at > $2
-				AND EXISTS (SELECT FROM directory.accounts c WHERE c.user_id = a.user_id AND c.may_log_in)
-			RETURNING user_id
-		)
-		INSERT INTO directory.devices AS d (id, user_id, kind, name, public_key, account, gateway, transport, enrolled_at, last_seen)
-		SELECT $3, user_id, 'sekisho', $4, $5, '', $6, '', $2, $2 FROM used
-		RETURNING ` + deviceColumns
-	enrolled, err := d.oneDevice(ctx, "enroll", statement, activationHash(code), d.now(), rand.Text(), device.Name, device.PublicKey, device.Gateway)
-	if errors.Is(err, ErrNoDevice) {
-		err = ErrNoActivation
+// Enroll adds a device of the user whom the code invited, unless they have `most` by now, which is [ErrTooManyDevices]. Of the
+// Device it takes name, public key and gateway. Of several who use one code at once, one enrolls; the others get [ErrNoActivation].
+func (d *Directory) Enroll(ctx context.Context, code string, device Device, most int) (enrolled Device, err error) {
+	now := d.now()
+	err = d.commit(ctx, func(tx pgx.Tx) error {
+		// The user's row is held, so that their devices are counted by one at a time.
+		var user string
+		err := tx.QueryRow(ctx, `
+			SELECT c.user_id FROM directory.activations a JOIN directory.accounts c ON c.user_id = a.user_id
+			WHERE a.hash = $1 AND a.expires_at > $2 AND c.may_log_in
+			FOR NO KEY UPDATE OF c`, activationHash(code), now).Scan(&user)
+		if err != nil {
+			return instead(err, ErrNoActivation)
+		}
+		tag, err := tx.Exec(ctx, `DELETE FROM directory.activations WHERE hash = $1`, activationHash(code))
+		if err != nil {
+			return err
+		}
+		if tag.RowsAffected() == 0 {
+			return ErrNoActivation
+		}
+		err = tx.QueryRow(ctx, `
+			INSERT INTO directory.devices AS d (id, user_id, kind, name, public_key, account, gateway, transport, enrolled_at, last_seen)
+			SELECT $1, $2, 'sekisho', $3, $4, '', $5, '', $6, $6 WHERE (SELECT count(*) FROM directory.devices WHERE user_id = $2) < $7
+			RETURNING `+deviceColumns, rand.Text(), user, device.Name, device.PublicKey, device.Gateway, now, most,
+		).Scan(enrolled.columns()...)
+		if err != nil {
+			return instead(err, ErrTooManyDevices)
+		}
+		return d.announce(ctx, tx, "device-enrolled", user, DeviceChange{Device: enrolled.ID, By: enrolled.ID})
+	})
+	if err != nil {
+		return Device{}, fmt.Errorf("directory: enroll: %w", err)
 	}
-	return enrolled, err
+	return enrolled, nil
 }
 
-// Link records that a user approves at a provider that hosts the approval. Of the Device it takes user, name, account and
-// gateway. [ErrNotFound] if there is no such user.
-func (d *Directory) Link(ctx context.Context, device Device) (id string, err error) {
-	id = rand.Text()
-	_, err = d.db.Exec(ctx, `
-		INSERT INTO directory.devices (id, user_id, kind, name, account, gateway, transport, enrolled_at, last_seen)
-		VALUES ($1, $2, 'mamoru', $3, $4, $5, '', $6, $6)`, id, device.User, device.Name, device.Account, device.Gateway, d.now())
-	switch {
-	case hasCode(err, foreignKeyViolation):
-		return "", ErrNotFound
-	case err != nil:
-		return "", fmt.Errorf("directory: link: %w", err)
+// Link records that a user approves at a provider that hosts the approval. Of the Device it takes user, name, account and gateway.
+// Who is linked to that account already stays so: id and name are those of the device that is there. [ErrTooManyDevices] if the
+// user has `most` devices, [ErrNotFound] if there is no such user.
+func (d *Directory) Link(ctx context.Context, device Device, most int) (id, name string, err error) {
+	err = d.commit(ctx, func(tx pgx.Tx) error {
+		var user string // held as in Enroll
+		err := tx.QueryRow(ctx, `SELECT user_id FROM directory.accounts WHERE user_id = $1 FOR NO KEY UPDATE`, device.User).Scan(&user)
+		if err != nil {
+			return instead(err, ErrNotFound)
+		}
+		err = tx.QueryRow(ctx, `
+			SELECT id, name FROM directory.devices WHERE user_id = $1 AND kind = 'mamoru' AND account = $2 ORDER BY enrolled_at, id LIMIT 1`,
+			user, device.Account).Scan(&id, &name)
+		if !errors.Is(err, pgx.ErrNoRows) {
+			return err
+		}
+		err = tx.QueryRow(ctx, `
+			INSERT INTO directory.devices (id, user_id, kind, name, account, gateway, transport, enrolled_at, last_seen)
+			SELECT $1, $2, 'mamoru', $3, $4, $5, '', $6, $6 WHERE (SELECT count(*) FROM directory.devices WHERE user_id = $2) < $7
+			RETURNING id, name`, rand.Text(), user, device.Name, device.Account, device.Gateway, d.now(), most).Scan(&id, &name)
+		if err != nil {
+			return instead(err, ErrTooManyDevices)
+		}
+		return d.announce(ctx, tx, "device-enrolled", user, DeviceChange{Device: id})
+	})
+	if err != nil {
+		return "", "", fmt.Errorf("directory: link: %w", err)
 	}
-	return id, nil
+	return id, name, nil
+}
+
+// A DeviceChange is the data of the events device-enrolled, device-renamed and device-removed.
+type DeviceChange struct {
+	Device string `json:"device"`
+	By     string `json:"by,omitempty"` // the device by which the user made it; "": by a session, or an admin
+}
+
+// instead is what a statement that gives no row means.
+func instead(err, none error) error {
+	if errors.Is(err, pgx.ErrNoRows) {
+		return none
+	}
+	return err
 }
 
 const deviceColumns = `d.id, d.user_id, d.kind, d.name, d.public_key, d.account, d.gateway, d.transport, d.target, d.enrolled_at, d.last_seen`
@@ -189,20 +235,37 @@ func (d *Directory) lookUpDevices(queue func(*pgx.Batch, []string, func(int, Dev
 	}
 }
 
-// RenameDevice gives a device of a user another name, or returns [ErrNoDevice].
-func (d *Directory) RenameDevice(ctx context.Context, user, id, name string) (Device, error) {
-	return d.oneDevice(ctx, "rename device", `
-		UPDATE directory.devices d SET name = $3 WHERE d.user_id = $1 AND d.id = $2 RETURNING `+deviceColumns, user, id, name)
+// RenameDevice gives a device of a user another name, or returns [ErrNoDevice]. by is as in [DeviceChange].
+func (d *Directory) RenameDevice(ctx context.Context, user, id, name, by string) (renamed Device, err error) {
+	err = d.commit(ctx, func(tx pgx.Tx) error {
+		err := tx.QueryRow(ctx, `
+			UPDATE directory.devices d SET name = $3 WHERE d.user_id = $1 AND d.id = $2 RETURNING `+deviceColumns, user, id, name,
+		).Scan(renamed.columns()...)
+		if err != nil {
+			return instead(err, ErrNoDevice)
+		}
+		return d.announce(ctx, tx, "device-renamed", user, DeviceChange{Device: id, By: by})
+	})
+	if err != nil {
+		return Device{}, fmt.Errorf("directory: rename device: %w", err)
+	}
+	return renamed, nil
 }
 
-// RemoveDevice removes a device of a user, or returns [ErrNoDevice].
-func (d *Directory) RemoveDevice(ctx context.Context, user, id string) error {
-	tag, err := d.db.Exec(ctx, `DELETE FROM directory.devices WHERE user_id = $1 AND id = $2`, user, id)
+// RemoveDevice removes a device of a user, or returns [ErrNoDevice]. by is as in [DeviceChange].
+func (d *Directory) RemoveDevice(ctx context.Context, user, id, by string) error {
+	err := d.commit(ctx, func(tx pgx.Tx) error {
+		tag, err := tx.Exec(ctx, `DELETE FROM directory.devices WHERE user_id = $1 AND id = $2`, user, id)
+		if err != nil {
+			return err
+		}
+		if tag.RowsAffected() == 0 {
+			return ErrNoDevice
+		}
+		return d.announce(ctx, tx, "device-removed", user, DeviceChange{Device: id, By: by})
+	})
 	if err != nil {
 		return fmt.Errorf("directory: remove device: %w", err)
-	}
-	if tag.RowsAffected() == 0 {
-		return ErrNoDevice
 	}
 	return nil
 }
@@ -241,17 +304,6 @@ func (d *Directory) saw(ctx context.Context, ids []string) ([]struct{}, error) {
 		return nil, fmt.Errorf("directory: saw devices: %w", err)
 	}
 	return make([]struct{}, len(ids)), nil
-}
-
-func (d *Directory) oneDevice(ctx context.Context, what, statement string, args ...any) (found Device, err error) {
-	err = d.db.QueryRow(ctx, statement, args...).Scan(found.columns()...)
-	switch {
-	case errors.Is(err, pgx.ErrNoRows):
-		return Device{}, ErrNoDevice
-	case err != nil:
-		return Device{}, fmt.Errorf("directory: %s: %w", what, err)
-	}
-	return found, nil
 }
 
 // NameOf is the canonical name of a user, for the phone that shows whose it is, or [ErrNotFound].

@@ -3,6 +3,7 @@ package directory
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"slices"
 	"sync"
 	"testing"
@@ -30,7 +31,7 @@ func activate(t *testing.T, d *Directory, user string) string {
 
 func enroll(t *testing.T, d *Directory, user, name string) Device {
 	t.Helper()
-	device, err := d.Enroll(t.Context(), activate(t, d, user), Device{Name: name, PublicKey: point, Gateway: "web"})
+	device, err := d.Enroll(t.Context(), activate(t, d, user), Device{Name: name, PublicKey: point, Gateway: "web"}, most)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -70,19 +71,19 @@ func TestDevices(t *testing.T) {
 	}
 
 	// Nobody touches another user's.
-	if _, err := d.RenameDevice(ctx, bob.ID, first.ID, "mine"); !errors.Is(err, ErrNoDevice) {
+	if _, err := d.RenameDevice(ctx, bob.ID, first.ID, "mine", ""); !errors.Is(err, ErrNoDevice) {
 		t.Errorf("bob renames alice's: %v", err)
 	}
-	if err := d.RemoveDevice(ctx, bob.ID, first.ID); !errors.Is(err, ErrNoDevice) {
+	if err := d.RemoveDevice(ctx, bob.ID, first.ID, ""); !errors.Is(err, ErrNoDevice) {
 		t.Errorf("bob removes alice's: %v", err)
 	}
-	if got, err := d.RenameDevice(ctx, alice.ID, first.ID, "old phone"); err != nil || got.Name != "old phone" {
+	if got, err := d.RenameDevice(ctx, alice.ID, first.ID, "old phone", ""); err != nil || got.Name != "old phone" {
 		t.Errorf("renamed to %+v, %v", got, err)
 	}
-	if err := admin.RemoveDevice(ctx, alice.ID, first.ID); err != nil {
+	if err := admin.RemoveDevice(ctx, alice.ID, first.ID, ""); err != nil {
 		t.Fatal(err)
 	}
-	if err := d.RemoveDevice(ctx, alice.ID, first.ID); !errors.Is(err, ErrNoDevice) {
+	if err := d.RemoveDevice(ctx, alice.ID, first.ID, ""); !errors.Is(err, ErrNoDevice) {
 		t.Errorf("removed twice: %v", err)
 	}
 	if err := admin.Delete(ctx, alice.ID); err != nil {
@@ -99,7 +100,7 @@ func TestActivation(t *testing.T) {
 	ctx := t.Context()
 	u := create(t, admin, User{Name: "u"}, "").ID
 	use := func(code string) error {
-		_, err := d.Enroll(ctx, code, Device{Name: "phone", PublicKey: point, Gateway: "web"})
+		_, err := d.Enroll(ctx, code, Device{Name: "phone", PublicKey: point, Gateway: "web"}, most)
 		return err
 	}
 
@@ -170,7 +171,7 @@ func TestActivationAtOnce(t *testing.T) {
 		var wg sync.WaitGroup
 		for n, phone := range phones {
 			wg.Go(func() {
-				_, errs[n] = phone.Enroll(t.Context(), code, Device{Name: "phone", PublicKey: point, Gateway: "web"})
+				_, errs[n] = phone.Enroll(t.Context(), code, Device{Name: "phone", PublicKey: point, Gateway: "web"}, most)
 			})
 		}
 		wg.Wait()
@@ -273,19 +274,82 @@ func TestDevicesAtOnce(t *testing.T) {
 	wg.Wait()
 }
 
+// A user who holds several invitations at once, as parallel requests give, gets no more devices than a user may have.
+func TestDevicesAreCounted(t *testing.T) {
+	db, at := testenv.Migrated(t), newClock()
+	admin := open(t, db, "console", at.now)
+	phones := []*Directory{open(t, db, "pushnotifier", at.now), open(t, db, "pushnotifier", at.now)}
+	super, ctx := db.Pool(t, ""), t.Context()
+	for round := range 10 {
+		u := create(t, admin, User{Name: string(rune('a' + round))}, "").ID
+		const enrolls, links = 6, 2
+		for i := range enrolls {
+			_, err := super.Exec(ctx, `INSERT INTO directory.activations (hash, user_id, expires_at, created_at) VALUES ($1, $2, $3, $4)`,
+				activationHash(fmt.Sprint(u, i)), u, at.now().Add(lifetime), at.now())
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		errs := make([]error, enrolls+links)
+		var wg sync.WaitGroup
+		for i := range enrolls {
+			wg.Go(func() {
+				_, errs[i] = phones[i%2].Enroll(ctx, fmt.Sprint(u, i), Device{Name: "phone", PublicKey: point, Gateway: "web"}, most)
+			})
+		}
+		for i := range links {
+			wg.Go(func() {
+				_, _, errs[enrolls+i] = admin.Link(ctx, Device{User: u, Name: "Mamoru", Account: fmt.Sprint(i), Gateway: "web"}, most)
+			})
+		}
+		wg.Wait()
+		list, err := phones[0].Devices(ctx, u)
+		if err != nil || len(list) != most {
+			t.Fatalf("%d devices, %v, want %d", len(list), err, most)
+		}
+		refused := slices.DeleteFunc(errs, func(err error) bool { return err == nil })
+		if len(refused) != enrolls+links-most || slices.ContainsFunc(refused, func(err error) bool { return !errors.Is(err, ErrTooManyDevices) }) {
+			t.Fatalf("refused: %v", refused)
+		}
+		// The invitation of who was refused is still good, once there is room.
+		if err := admin.RemoveDevice(ctx, u, list[0].ID, ""); err != nil {
+			t.Fatal(err)
+		}
+		used := 0
+		for i := range enrolls {
+			if _, err := phones[0].Enroll(ctx, fmt.Sprint(u, i), Device{Name: "phone", PublicKey: point, Gateway: "web"}, most); err == nil {
+				used++
+			}
+		}
+		if used != 1 {
+			t.Fatalf("%d enrolled where there was room for one", used)
+		}
+	}
+}
+
 func TestLink(t *testing.T) {
 	db, at := testenv.Migrated(t), newClock()
 	admin, d := open(t, db, "console", at.now), open(t, db, "pushnotifier", at.now)
 	ctx := t.Context()
 	u := create(t, admin, User{Name: "u"}, "").ID
-	if _, err := admin.Link(ctx, Device{User: "nobody", Name: "x", Account: "y"}); !errors.Is(err, ErrNotFound) {
+	if _, _, err := admin.Link(ctx, Device{User: "nobody", Name: "x", Account: "y"}, most); !errors.Is(err, ErrNotFound) {
 		t.Errorf("link of nobody: %v", err)
 	}
-	id, err := admin.Link(ctx, Device{User: u, Name: "Mamoru", Account: "u@mamoru", Gateway: "web"})
-	if err != nil {
-		t.Fatal(err)
+	id, name, err := admin.Link(ctx, Device{User: u, Name: "Mamoru", Account: "u@mamoru", Gateway: "web"}, most)
+	if err != nil || name != "Mamoru" {
+		t.Fatal(name, err)
 	}
 	if got, err := d.Device(ctx, id); err != nil || got.Kind != Mamoru || got.Account != "u@mamoru" || got.PublicKey != nil || got.User != u {
 		t.Errorf("linked %+v, %v", got, err)
+	}
+	left := len(outbox(t, db))
+	if again, name, err := admin.Link(ctx, Device{User: u, Name: "another name", Account: "u@mamoru", Gateway: "web"}, 1); again != id || name != "Mamoru" || err != nil {
+		t.Errorf("linked again: %q, %q, %v", again, name, err)
+	}
+	if _, _, err := admin.Link(ctx, Device{User: u, Name: "Mamoru", Account: "other", Gateway: "web"}, 1); !errors.Is(err, ErrTooManyDevices) {
+		t.Errorf("one too many: %v", err)
+	}
+	if n := len(outbox(t, db)); n != left {
+		t.Errorf("%d events of links that changed nothing", n-left)
 	}
 }

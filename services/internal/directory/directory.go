@@ -1,6 +1,6 @@
 // Package directory is the authentication database: users, their passwords, phones and devices, the counters of failed attempts,
-// and the verdicts that make a redelivered event be answered alike. All of the schema directory's SQL is here; what a
-// worker may call is decided by the grants of its PostgreSQL role (package migrations).
+// the verdicts that make a redelivered event be answered alike, and the outbox of events about accounts. All of the schema
+// directory's SQL is here; what a worker may call is decided by the grants of its PostgreSQL role (package migrations).
 package directory
 
 import (
@@ -40,6 +40,8 @@ type Directory struct {
 	rule Rule
 	now  func() time.Time
 
+	fresh chan struct{} // wakes Relay: there is something in the outbox
+
 	lookups  *coalesce.Group[*Who, *Who, *Account]
 	accounts *coalesce.Group[string, string, bool]
 	claims   *coalesce.Group[string, *Claim, claimed]
@@ -52,7 +54,7 @@ type Directory struct {
 
 // New makes a Directory. All times that it writes or compares come from now.
 func New(db *pgxpool.Pool, rule Rule, now func() time.Time) *Directory {
-	d := &Directory{db: db, rule: rule, now: now}
+	d := &Directory{db: db, rule: rule, now: now, fresh: make(chan struct{}, 1)}
 	d.lookups = coalesce.New(d.lookUp, func(w *Who) *Who { return w }, maxBatch)
 	d.accounts = coalesce.New(d.mayLogIn, func(user string) string { return user }, maxBatch)
 	// One attempt per authenticator and batch, so that one that locks stands before the next.

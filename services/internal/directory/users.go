@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -72,15 +73,24 @@ func (d *Directory) Users(ctx context.Context, prefix string, page int) (users [
 // Create adds an enabled user. Of the User it takes name, locale, primary method and phone; hash is the PHC string of the
 // password, "" for none. It returns [ErrTaken] if the name is another user's.
 func (d *Directory) Create(ctx context.Context, u User, hash string) (User, error) {
-	id := rand.Text()
-	err := pgx.BeginFunc(ctx, d.db, func(tx pgx.Tx) error {
+	id, authenticators := rand.Text(), []string{}
+	if hash != "" {
+		authenticators = append(authenticators, "password")
+	}
+	if u.Phone != "" {
+		authenticators = append(authenticators, "sms")
+	}
+	err := d.commit(ctx, func(tx pgx.Tx) error {
 		_, err := tx.Exec(ctx, `
 			INSERT INTO directory.users (id, name, locale, primary_method, enabled, locked, created_at, changed_at)
 			VALUES ($1, $2, $3, $4, true, false, $5, $5)`, id, u.Name, u.Locale, u.Primary, d.now())
 		if err != nil {
 			return err
 		}
-		return d.setFactors(ctx, tx, id, &hash, &u.Phone)
+		if err := d.setFactors(ctx, tx, id, &hash, &u.Phone); err != nil {
+			return err
+		}
+		return d.announce(ctx, tx, "created", id, map[string]any{"primary": u.Primary, "authenticators": authenticators})
 	})
 	if hasCode(err, uniqueViolation) {
 		return User{}, ErrTaken
@@ -101,9 +111,22 @@ type Change struct {
 	Locked       *bool // by an admin
 }
 
+// fields are the names of what is changed beside the lock, which has events of its own.
+func (c Change) fields() (fields []string) {
+	for field, given := range map[string]bool{
+		"password": c.PasswordHash != nil, "phone": c.Phone != nil, "locale": c.Locale != nil, "primary": c.Primary != nil, "enabled": c.Enabled != nil,
+	} {
+		if given {
+			fields = append(fields, field)
+		}
+	}
+	slices.Sort(fields)
+	return fields
+}
+
 // Change changes a user, or returns [ErrNotFound].
 func (d *Directory) Change(ctx context.Context, id string, c Change) (User, error) {
-	err := pgx.BeginFunc(ctx, d.db, func(tx pgx.Tx) error {
+	err := d.commit(ctx, func(tx pgx.Tx) error {
 		tag, err := tx.Exec(ctx, `
 			UPDATE directory.users SET changed_at = $2, locale = coalesce($3, locale), primary_method = coalesce($4, primary_method),
 				enabled = coalesce($5, enabled), locked = coalesce($6, locked)
@@ -114,7 +137,22 @@ func (d *Directory) Change(ctx context.Context, id string, c Change) (User, erro
 		if tag.RowsAffected() == 0 {
 			return ErrNotFound
 		}
-		return d.setFactors(ctx, tx, id, c.PasswordHash, c.Phone)
+		if err := d.setFactors(ctx, tx, id, c.PasswordHash, c.Phone); err != nil {
+			return err
+		}
+		if fields := c.fields(); len(fields) > 0 {
+			if err := d.announce(ctx, tx, "changed", id, map[string]any{"fields": fields}); err != nil {
+				return err
+			}
+		}
+		switch {
+		case c.Locked == nil:
+			return nil
+		case *c.Locked:
+			return d.announce(ctx, tx, "locked", id, struct{}{})
+		default:
+			return d.announce(ctx, tx, "unlocked", id, struct{}{})
+		}
 	})
 	if err != nil {
 		return User{}, fmt.Errorf("directory: change user: %w", err)
@@ -152,12 +190,15 @@ func (d *Directory) setFactors(ctx context.Context, tx pgx.Tx, id string, hash, 
 
 // Unlock takes back an admin's lock and everything that failed attempts did.
 func (d *Directory) Unlock(ctx context.Context, id string) error {
-	err := pgx.BeginFunc(ctx, d.db, func(tx pgx.Tx) error {
-		_, err := tx.Exec(ctx, `UPDATE directory.users SET locked = false, changed_at = $2 WHERE id = $1`, id, d.now())
+	err := d.commit(ctx, func(tx pgx.Tx) error {
+		tag, err := tx.Exec(ctx, `UPDATE directory.users SET locked = false, changed_at = $2 WHERE id = $1`, id, d.now())
 		if err != nil {
 			return err
 		}
-		return clearCounters(ctx, tx, PasswordOf(id), SMSOf(id))
+		if err := clearCounters(ctx, tx, PasswordOf(id), SMSOf(id)); err != nil || tag.RowsAffected() == 0 {
+			return err
+		}
+		return d.announce(ctx, tx, "unlocked", id, struct{}{})
 	})
 	if err != nil {
 		return fmt.Errorf("directory: unlock: %w", err)
@@ -167,11 +208,15 @@ func (d *Directory) Unlock(ctx context.Context, id string) error {
 
 // Delete removes a user and everything that the directory knows of it.
 func (d *Directory) Delete(ctx context.Context, id string) error {
-	err := pgx.BeginFunc(ctx, d.db, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, `DELETE FROM directory.users WHERE id = $1`, id); err != nil {
+	err := d.commit(ctx, func(tx pgx.Tx) error {
+		tag, err := tx.Exec(ctx, `DELETE FROM directory.users WHERE id = $1`, id)
+		if err != nil {
 			return err
 		}
-		return clearCounters(ctx, tx, PasswordOf(id), SMSOf(id))
+		if err := clearCounters(ctx, tx, PasswordOf(id), SMSOf(id)); err != nil || tag.RowsAffected() == 0 {
+			return err
+		}
+		return d.announce(ctx, tx, "deleted", id, struct{}{})
 	})
 	if err != nil {
 		return fmt.Errorf("directory: delete user: %w", err)

@@ -10,6 +10,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/sekisho/sekisho/services/console"
 	"github.com/sekisho/sekisho/services/internal/directory"
 )
 
@@ -37,7 +38,12 @@ func (u *up) makeDemo(ctx context.Context) (password string, err error) {
 	if _, err := os.Stat(made); err == nil {
 		return password, nil
 	}
-	pool, err := pgxpool.New(ctx, u.postgresURL)
+	as, err := pgxpool.ParseConfig(u.postgresURL)
+	if err != nil {
+		return "", fmt.Errorf("demo accounts: %w", err)
+	}
+	as.ConnConfig.RuntimeParams["role"] = console.Name // as an admin would: it is announced under that name
+	pool, err := pgxpool.NewWithConfig(ctx, as)
 	if err != nil {
 		return "", fmt.Errorf("demo accounts: %w", err)
 	}

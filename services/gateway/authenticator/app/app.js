@@ -205,7 +205,8 @@ const actions = {
       if (error instanceof Refused && error.field === "activation") {
         actions.cancel("used");
       } else {
-        await showActivate({ name, problem: error instanceof Refused && error.field === "name" ? "bad_name" : "unreachable" });
+        const refused = error instanceof Refused && (error.field === "name" ? "bad_name" : error.status === 409 && "too_many");
+        await showActivate({ name, problem: refused || "unreachable" });
       }
       return;
     }

@@ -1,0 +1,132 @@
+package directory
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/rs/zerolog"
+
+	"github.com/sekisho/sekisho/services/internal/bus"
+)
+
+// The outbox: the transaction that changes an account also writes the event that says so, and [Directory.Relay] publishes it. So
+// nothing is announced that did not happen, and what happened is announced whoever dies and however long the bus is away.
+
+const (
+	relayEvery  = 2 * time.Second // what other processes left is looked for this often; what this one did, at once
+	relayBatch  = 100             // events of one transaction
+	relayWait   = 5 * time.Second // for the broker to take one event
+	relayFrozen = "30s"           // PostgreSQL ends the transaction of a process that hangs for longer than that
+	relayLock   = 0x6f7574626f78  // "outbox": the advisory lock of who publishes; any number that nobody else uses
+)
+
+// commit makes a change of an account in one transaction with the events that say so, and has them published.
+func (d *Directory) commit(ctx context.Context, change func(pgx.Tx) error) error {
+	err := pgx.BeginFunc(ctx, d.db, change)
+	if err == nil {
+		d.wakeRelay()
+	}
+	return err
+}
+
+// announce writes an event into the outbox. data must hold nothing secret or personal.
+func (d *Directory) announce(ctx context.Context, tx pgx.Tx, kind, user string, data any) error {
+	id, err := uuid.NewV7()
+	if err != nil {
+		return err
+	}
+	text, err := json.Marshal(data)
+	if err != nil {
+		return err
+	}
+	_, err = tx.Exec(ctx, `INSERT INTO directory.outbox (id, kind, user_id, data, created_at) VALUES ($1, $2, $3, $4, $5)`,
+		id, kind, user, text, d.now())
+	return err
+}
+
+// Announce has an event published about a user of whom something was changed that is not kept here.
+func (d *Directory) Announce(ctx context.Context, kind, user string, data any) error {
+	err := d.commit(ctx, func(tx pgx.Tx) error { return d.announce(ctx, tx, kind, user, data) })
+	if err != nil {
+		return fmt.Errorf("directory: announce: %w", err)
+	}
+	return nil
+}
+
+func (d *Directory) wakeRelay() {
+	select {
+	case d.fresh <- struct{}{}:
+	default: // it has been woken and has not looked yet
+	}
+}
+
+// Relay publishes what is in the outbox until ctx ends: what this Directory changes at once, and now and then what any process has
+// left. Any number of processes may do so. Trouble is logged and tried again. An event is published again when it is not known
+// whether the broker took it; its id says so.
+func (d *Directory) Relay(ctx context.Context, log zerolog.Logger, publish func(context.Context, bus.AccountEvent) error) error {
+	tick := time.NewTicker(relayEvery)
+	defer tick.Stop()
+	for {
+		more, err := d.relay(ctx, publish)
+		if err != nil && ctx.Err() == nil {
+			log.Warn().Err(err).Msg("can not publish changes of accounts")
+		}
+		if more && err == nil {
+			continue
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-d.fresh:
+		case <-tick.C:
+		}
+	}
+}
+
+// relay publishes the oldest events, and deletes those that the broker has taken. One process does so at a time, so that events
+// stay in order and nobody publishes what another is about to delete.
+func (d *Directory) relay(ctx context.Context, publish func(context.Context, bus.AccountEvent) error) (more bool, err error) {
+	var refused error
+	err = pgx.BeginFunc(ctx, d.db, func(tx pgx.Tx) error {
+		_, err := tx.Exec(ctx, `SELECT set_config('idle_in_transaction_session_timeout', $1, true), pg_advisory_xact_lock($2)`, relayFrozen, relayLock)
+		if err != nil {
+			return err
+		}
+		rows, err := tx.Query(ctx, `
+			SELECT id::text, source, kind, user_id, data, created_at FROM directory.outbox ORDER BY id LIMIT $1`, relayBatch)
+		if err != nil {
+			return err
+		}
+		left, err := pgx.CollectRows(rows, pgx.RowToStructByPos[bus.AccountEvent])
+		if err != nil || len(left) == 0 {
+			return err
+		}
+		var taken []string
+		for _, event := range left {
+			if refused = publishWithin(ctx, relayWait, publish, event); refused != nil {
+				break
+			}
+			taken = append(taken, event.ID)
+		}
+		more = len(left) == relayBatch
+		_, err = tx.Exec(ctx, `DELETE FROM directory.outbox WHERE id = ANY($1::uuid[])`, taken)
+		return err
+	})
+	if err == nil {
+		err = refused
+	}
+	if err != nil {
+		return false, fmt.Errorf("directory: relay: %w", err)
+	}
+	return more, nil
+}
+
+func publishWithin(ctx context.Context, wait time.Duration, publish func(context.Context, bus.AccountEvent) error, event bus.AccountEvent) error {
+	ctx, cancel := context.WithTimeout(ctx, wait)
+	defer cancel()
+	return publish(ctx, event)
+}
