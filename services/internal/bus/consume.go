@@ -48,11 +48,11 @@ func (b *Bus) Run(ctx context.Context, handlers ...Handler) error {
 			byStep[h.step] = h
 		}
 		group.Go(func() error {
-			return b.consume(ctx, work, stream, h.name(), h.concurrency, h.unhurried, b.handleOne(h))
+			return b.consume(ctx, work, stream, h.name(), h.concurrency, h.deliver, b.handleOne(h))
 		})
 	}
 	if len(byStep) > 0 {
-		group.Go(func() error { return b.consume(ctx, work, streamRedo, "redo", 1, false, b.redoOne(byStep)) })
+		group.Go(func() error { return b.consume(ctx, work, streamRedo, "redo", 1, handOver, b.redoOne(byStep)) })
 	}
 	return group.Wait()
 }
@@ -61,7 +61,7 @@ func (b *Bus) Run(ctx context.Context, handlers ...Handler) error {
 type task func(ctx context.Context, msg jetstream.Msg)
 
 // consume runs a task for each message of a durable consumer, at most n at once, until ctx ends.
-func (b *Bus) consume(ctx, work context.Context, stream, what string, n int, unhurried bool, do task) error {
+func (b *Bus) consume(ctx, work context.Context, stream, what string, n int, deliver delivery, do task) error {
 	name := consumerName(b.worker, what)
 	c, err := b.js.Consumer(ctx, stream, name)
 	if ctx.Err() != nil {
@@ -109,10 +109,6 @@ func (b *Bus) consume(ctx, work context.Context, stream, what string, n int, unh
 			b.log.Warn().Err(err).Str("step", what).Msg("consumer is in trouble")
 		}
 	}
-	deliver := handOver
-	if unhurried {
-		deliver = collect
-	}
 	if err := deliver(ctx, c, 2*n, take, trouble); err != nil { // what waits in the client ages against the ack wait, so little is fetched ahead
 		return fmt.Errorf("bus: consumer %s: %w", name, err)
 	}
@@ -121,7 +117,10 @@ func (b *Bus) consume(ctx, work context.Context, stream, what string, n int, unh
 
 var errGone = errors.New("it is gone")
 
-// handOver takes each message when it comes, until ctx ends. At most so many wait in the client.
+// A delivery takes what a consumer has until ctx ends, at most so many messages at once.
+type delivery func(ctx context.Context, c jetstream.Consumer, most int, take func(jetstream.Msg), trouble func(error)) error
+
+// handOver is the [delivery] of each message when it comes.
 func handOver(ctx context.Context, c jetstream.Consumer, most int, take func(jetstream.Msg), trouble func(error)) error {
 	sub, err := c.Consume(take, jetstream.PullMaxMessages(most),
 		jetstream.ConsumeErrHandler(func(_ jetstream.ConsumeContext, err error) { trouble(err) }))
@@ -138,7 +137,7 @@ func handOver(ctx context.Context, c jetstream.Consumer, most int, take func(jet
 	}
 }
 
-// collect takes messages a moment later and many at once, until ctx ends.
+// collect is the [delivery] of many messages at once, a moment later.
 func collect(ctx context.Context, c jetstream.Consumer, most int, take func(jetstream.Msg), trouble func(error)) error {
 	for ctx.Err() == nil {
 		messages, err := gather(ctx, c, most, unhurriedWait)

@@ -17,7 +17,7 @@ type Handler struct {
 	concurrency int
 	timeout     time.Duration
 	late        bool
-	unhurried   bool
+	deliver     delivery
 }
 
 const (
@@ -33,7 +33,7 @@ const (
 func On[T events.Data](fn func(ctx context.Context, e *events.Event, data T) ([]*events.Event, error)) Handler {
 	var zero T
 	return Handler{
-		step: zero.Step(), concurrency: defaultConcurrency, timeout: defaultTimeout,
+		step: zero.Step(), concurrency: defaultConcurrency, timeout: defaultTimeout, deliver: handOver,
 		run: func(ctx context.Context, e *events.Event) ([]*events.Event, error) {
 			return fn(ctx, e, e.Data.(T))
 		},
@@ -42,7 +42,7 @@ func On[T events.Data](fn func(ctx context.Context, e *events.Event, data T) ([]
 
 // OnTimer binds a function to the deadlines that [Bus.Schedule] asked for.
 func OnTimer(fn func(ctx context.Context, login events.Login) ([]*events.Event, error)) Handler {
-	return Handler{timer: fn, concurrency: defaultConcurrency, timeout: defaultTimeout, late: true}
+	return Handler{timer: fn, concurrency: defaultConcurrency, timeout: defaultTimeout, deliver: handOver, late: true}
 }
 
 // Concurrency sets how many of the handler run at once in this process.
@@ -52,7 +52,7 @@ func (h Handler) Concurrency(n int) Handler { h.concurrency = n; return h }
 func (h Handler) Timeout(d time.Duration) Handler { h.timeout = d; return h }
 
 // Unhurried says that nobody waits for what the handler does: events wait a moment and come many at once, which costs the broker less.
-func (h Handler) Unhurried() Handler { h.unhurried = true; return h }
+func (h Handler) Unhurried() Handler { h.deliver = collect; return h }
 
 // Late makes the handler see events after their login's deadline too. Others do no work then: `lapsed` is published instead.
 func (h Handler) Late() Handler { h.late = true; return h }

@@ -172,16 +172,8 @@ func (b *Bus) Account(ctx context.Context, e AccountEvent) error {
 	return b.record(ctx, "account", e.Kind, e.User, e.ID, e.Source, e.Time, e.Data)
 }
 
-// Alert records something that somebody should look at.
-func (b *Bus) Alert(ctx context.Context, kind, user string, data any) error {
-	id, err := uuid.NewV7()
-	if err != nil {
-		return fmt.Errorf("bus: alert.%s: %w", kind, err)
-	}
-	return b.record(ctx, "alert", kind, user, id.String(), b.worker, b.now(), data)
-}
-
-// AlertOf is an alert about a login, of which there is one of a kind: an event that is handled again says the same one again.
+// AlertOf says that somebody should look at a login. Of a kind there is one alert: an event that is handled again says the same one
+// again. user is the opaque id; data must hold nothing secret or personal.
 func (b *Bus) AlertOf(ctx context.Context, login events.Login, kind, user string, data any) error {
 	return b.record(ctx, "alert", kind, user, login.String()+"/alert/"+kind, b.worker, b.now(), data)
 }
