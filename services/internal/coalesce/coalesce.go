@@ -22,18 +22,20 @@ const (
 )
 
 // A Group runs what concurrent callers ask for in batches, one batch at a time. The first caller's batch starts at once;
-// those who come while it runs form the next one. So batches grow with the load; see [Group.Linger] for the exception.
+// those who come while it runs form the next one. So batches grow with the load; see [Group.Linger] and [Group.Beside] for the exceptions.
 type Group[K comparable, In, Out any] struct {
 	run func(context.Context, []In) ([]Out, error)
 	key func(In) K
 	max int
 
 	linger time.Duration
+	most   int           // batches at once
 	full   chan struct{} // somebody has made the queue as long as a batch may be
 
 	mu      sync.Mutex
 	queue   []*call[In, Out] // in order of arrival
-	running bool             // there is a goroutine that will look at the queue again
+	running int              // goroutines that will look at the queue again
+	crowds  int              // of these run a batch that shows that there is a crowd
 	closed  bool
 	wg      sync.WaitGroup
 }
@@ -56,13 +58,20 @@ type batch struct {
 // their order. Its error fails the whole batch: inputs must be valid before they get in, and an output that can fail by
 // itself says so itself.
 func New[K comparable, In, Out any](run func(context.Context, []In) ([]Out, error), key func(In) K, max int) *Group[K, In, Out] {
-	return &Group[K, In, Out]{run: run, key: key, max: max, full: make(chan struct{}, 1)}
+	return &Group[K, In, Out]{run: run, key: key, max: max, most: 1, full: make(chan struct{}, 1)}
 }
 
 // Linger makes every batch wait so long for more callers, unless it is full before: for what no user waits for, so that little of
 // it at a time costs little too. It is called before the first Do.
 func (g *Group[K, In, Out]) Linger(d time.Duration) *Group[K, In, Out] {
 	g.linger = d
+	return g
+}
+
+// Beside lets so many batches run at once while they are small: for what waits for the disk, where one who comes alone would wait for
+// two of its turns. Two that run at once may have the same key. It is called before the first Do.
+func (g *Group[K, In, Out]) Beside(most int) *Group[K, In, Out] {
+	g.most = most
 	return g
 }
 
@@ -80,8 +89,8 @@ func (g *Group[K, In, Out]) Do(ctx context.Context, in In) (Out, error) {
 		default: // of an earlier time
 		}
 	}
-	if !g.running {
-		g.running = true
+	if g.running == 0 || g.running < g.most && g.crowds == 0 {
+		g.running++
 		g.wg.Go(g.work)
 	}
 	g.mu.Unlock()
@@ -137,6 +146,7 @@ func (g *Group[K, In, Out]) work() {
 		}
 		out, err := g.guarded(ctx, in)
 		cancel()
+		g.dissolve(len(calls))
 		for i, c := range calls {
 			if c.err = err; err == nil {
 				c.out = out[i]
@@ -161,7 +171,9 @@ func (g *Group[K, In, Out]) gather(first bool) {
 	case <-g.full:
 	default:
 	}
+	g.crowds++ // nobody begins a batch beside this one
 	g.mu.Unlock()
+	defer g.dissolve(crowd)
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
 	select {
@@ -174,6 +186,10 @@ func (g *Group[K, In, Out]) gather(first bool) {
 func (g *Group[K, In, Out]) next(cancel context.CancelFunc) []*call[In, Out] {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if g.crowds > 0 { // another one runs, and what has come since goes into one with it
+		g.running--
+		return nil
+	}
 	b := &batch{cancel: cancel}
 	taken := make(map[K]struct{}, min(len(g.queue), g.max))
 	var calls, rest []*call[In, Out]
@@ -187,8 +203,23 @@ func (g *Group[K, In, Out]) next(cancel context.CancelFunc) []*call[In, Out] {
 		c.batch = b
 		calls = append(calls, c)
 	}
-	g.queue, b.waiting, g.running = rest, len(calls), len(calls) > 0
+	g.queue, b.waiting = rest, len(calls)
+	switch {
+	case len(calls) == 0:
+		g.running--
+	case len(calls) >= crowd:
+		g.crowds++
+	}
 	return calls
+}
+
+// dissolve says that as many no longer make a crowd.
+func (g *Group[K, In, Out]) dissolve(calls int) {
+	if calls >= crowd {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		g.crowds--
+	}
 }
 
 // guarded turns a panic of run into an error: it must reach the callers, who know what to do about it, and not end a

@@ -118,6 +118,59 @@ func TestCrowd(t *testing.T) {
 	})
 }
 
+// Small batches run side by side, up to a number; where there is a crowd one runs at a time.
+func TestBeside(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDesk()
+		g := New(d.run, ones, 10).Beside(2)
+		var wg sync.WaitGroup
+		v := 0
+		ask := func(n int) {
+			for range n {
+				v++
+				wg.Go(func() { g.Do(t.Context(), v) })
+				synctest.Wait()
+			}
+		}
+		expect := func(size int) {
+			t.Helper()
+			if got := <-d.batches; len(got) != size {
+				t.Fatalf("a batch of %d, want %d", len(got), size)
+			}
+		}
+		none := func() {
+			t.Helper()
+			synctest.Wait()
+			select {
+			case got := <-d.batches:
+				t.Fatalf("a batch of %d at the same time", len(got))
+			default:
+			}
+		}
+		ask(1)
+		expect(1)
+		ask(1)
+		expect(1) // beside the first
+		ask(crowd)
+		none()
+		d.release <- nil
+		ask(1)
+		expect(crowd + 1) // after a moment, in which nobody begins another
+		ask(1)
+		none()
+		d.release <- nil // of the other small one, which leaves what has come to the crowd
+		none()
+		d.release <- nil
+		expect(1)
+		ask(1)
+		expect(1) // beside again
+		d.release <- nil
+		d.release <- nil
+		wg.Wait()
+		g.Close()
+	})
+}
+
 func TestLinger(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const linger = 10 * time.Millisecond

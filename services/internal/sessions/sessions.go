@@ -68,7 +68,7 @@ type Store struct {
 func New(db *pgxpool.Pool, now func() time.Time) *Store {
 	s := &Store{db: db, now: now}
 	itself := func(l events.Login) events.Login { return l }
-	s.inserts = coalesce.New(s.insert, func(v Session) events.Login { return v.Login }, maxBatch)
+	s.inserts = coalesce.New(s.insert, func(v Session) events.Login { return v.Login }, maxBatch).Beside(2)
 	s.gets = coalesce.New(s.get, itself, maxBatch)
 	s.touches = coalesce.New(s.touch, itself, maxBatch)
 	return s
