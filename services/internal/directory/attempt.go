@@ -67,7 +67,7 @@ func (d *Directory) begin(ctx context.Context, attempts []Attempt) ([]Standing, 
 // may become of it. The parameters $1 to $5 are those of [Rule.args].
 //
 // The commit does not wait for the disk. Everybody sees the count at once, and the one crash that can undo it is the database's
-// own, half a second later at most. A right attempt's count is taken back anyhow; for any other one [Directory.Finish] waits.
+// own, within three times its wal_writer_delay. A right attempt's count is taken back anyhow; for any other one [Directory.Finish] waits.
 const attempt = `directory.attempt(a.event, a.digest, a.authenticator, a.device, $1, $2, $3, $4, $5) s,
 	set_config('synchronous_commit', 'off', true)`
 
