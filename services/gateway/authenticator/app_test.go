@@ -100,6 +100,23 @@ func TestActivationThatIsUsed(t *testing.T) {
 	s.shows(w("connection.live"))
 }
 
+// Who has too many phones is told so, and goes on when one is removed.
+func TestOnePhoneTooMany(t *testing.T) {
+	for _, language := range []string{"ja", "en"} {
+		f, w := newFar(t), words(t, language)
+		s := open(t, f, language, "/authenticator#"+goodCode)
+		s.do(chromedp.WaitVisible("#name"))
+		s.evaluate(`document.getElementById("name").value = "Pixel"`)
+		f.change(func() { f.full = true })
+		s.do(chromedp.Click("form .primary"))
+		s.shows(w("activate.too_many"))
+		s.picture("too-many-" + language)
+		f.change(func() { f.full = false })
+		s.do(chromedp.Click("form .primary"))
+		s.shows(w("connection.live"))
+	}
+}
+
 // A second activation takes the place of the first, if the user wants that.
 func TestActivationOfAnActivePhone(t *testing.T) {
 	f, w := newFar(t), words(t, "ja")

@@ -76,6 +76,7 @@ type far struct {
 	down      bool // connections break
 	deployed  bool // files are of another version
 	noStream  bool
+	full      bool                        // the user has as many phones as a user may have
 	mute      bool                        // streams say nothing
 	keys      map[string]*ecdsa.PublicKey // by device
 	phones    []phone
@@ -270,6 +271,9 @@ func (f *far) handle(device, request string, body []byte) (int, any) {
 	case request == "POST devices":
 		if in.Activation != goodCode {
 			return 422, map[string]any{"title": "Unprocessable Entity", "status": 422, "field": "activation"}
+		}
+		if f.full {
+			return 409, map[string]any{"title": "Conflict", "status": 409}
 		}
 		point, _ := base64.RawURLEncoding.DecodeString(in.Public_key)
 		key, err := ecdsa.ParseUncompressedPublicKey(elliptic.P256(), point)
