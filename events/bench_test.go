@@ -52,13 +52,13 @@ func hot(tb testing.TB) []measured {
 	sealed := seal(tb)
 	return []measured{
 		{"write", 27, func(tb testing.TB) { written(tb, assessed) }},
-		{"read", 21, func(tb testing.TB) {
+		{"read", 10, func(tb testing.TB) {
 			if _, err := events.Read(binary.Subject, binary.Header, binary.Data); err != nil {
 				tb.Fatal(err)
 			}
 		}},
 		{"seal", 5, func(tb testing.TB) { seal(tb) }},
-		{"open", 10, func(tb testing.TB) {
+		{"open", 4, func(tb testing.TB) {
 			var got events.Identity
 			if err := opener.Open(sealed, subject, "identity", &got); err != nil || got.User != identity.User {
 				tb.Fatal(err)

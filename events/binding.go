@@ -12,6 +12,7 @@ import (
 
 	cloudevents "github.com/cloudevents/sdk-go/v2/event"
 	"github.com/cloudevents/sdk-go/v2/types"
+	"github.com/go-json-experiment/json/jsontext"
 	"github.com/nats-io/nats.go"
 )
 
@@ -119,8 +120,11 @@ func eachAttribute(header nats.Header, set func(name, value string) error) error
 }
 
 func readStructured(data []byte) (cloudevents.Event, error) {
-	if len(data) > 2*MaxData || !utf8.Valid(data) {
-		return cloudevents.Event{}, invalid(errors.New("structured event is too large or not UTF-8"))
+	if len(data) > 2*MaxData {
+		return cloudevents.Event{}, invalid(fmt.Errorf("structured event of %d bytes, at most %d", len(data), 2*MaxData))
+	}
+	if !jsontext.Value(data).IsValid() { // which the SDK is lenient about
+		return cloudevents.Event{}, invalid(errors.New("structured event: not JSON in UTF-8, or a name stands twice in an object"))
 	}
 	var ce cloudevents.Event
 	if err := json.Unmarshal(data, &ce); err != nil {

@@ -7,10 +7,11 @@ import (
 	"slices"
 	"strings"
 	"time"
-	"unicode/utf8"
 
 	cloudevents "github.com/cloudevents/sdk-go/v2/event"
 	"github.com/cloudevents/sdk-go/v2/types"
+	strict "github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
 	"github.com/nats-io/nats.go"
 )
 
@@ -247,13 +248,11 @@ func (a *attributes) event(login Login, step Step, n int, data []byte) (*Event, 
 		return nil, invalid(fmt.Errorf("datacontenttype %q, want %q", a.contentType, cloudevents.ApplicationJSON))
 	case len(data) > MaxData:
 		return nil, invalid(fmt.Errorf("%d bytes of data, at most %d", len(data), MaxData))
-	case !utf8.Valid(data):
-		return nil, invalid(errors.New("data is not UTF-8"))
 	}
 	e := &Event{Login: login, Step: step, N: n, Data: Steps[step].Data(), By: a.source, Time: a.time,
 		Expires: a.expires, Cause: a.cause, Trace: a.trace, Nonce: a.nonce}
-	if err := json.Unmarshal(data, e.Data); err != nil {
-		return nil, invalid(fmt.Errorf("data: %w", unquoted(err)))
+	if err := decode(data, e.Data); err != nil {
+		return nil, invalid(fmt.Errorf("data: %w", err))
 	}
 	return e, e.check()
 }
@@ -297,13 +296,22 @@ func (e *Event) check() error {
 
 func invalid(err error) error { return fmt.Errorf("%w: %w", ErrInvalid, err) }
 
-// unquoted keeps the place of a JSON error and drops what stood there, since that may be a secret in the wrong field.
-func unquoted(err error) error {
-	if wrong, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
-		return fmt.Errorf("field %q has the wrong type at byte %d", wrong.Field, wrong.Offset)
+// decode reads JSON as no two readers can disagree on what it says: names are case-sensitive, and duplicate names and invalid UTF-8
+// are refused (RFC 8259 sections 4 and 8.1 leave them to the reader). Fields that are not known are passed over. An error keeps the place
+// and drops what stood there, since that may be a secret in the wrong field.
+func decode(data []byte, dst any) error {
+	err := strict.Unmarshal(data, dst)
+	if err == nil {
+		return nil
 	}
-	if syntax, ok := errors.AsType[*json.SyntaxError](err); ok {
-		return fmt.Errorf("not JSON at byte %d", syntax.Offset)
+	if wrong, ok := errors.AsType[*strict.SemanticError](err); ok {
+		return fmt.Errorf("field %q has the wrong type at byte %d", strings.TrimPrefix(string(wrong.JSONPointer), "/"), wrong.ByteOffset)
 	}
-	return errors.New("a field has the wrong form")
+	if syntax, ok := errors.AsType[*jsontext.SyntacticError](err); ok {
+		if errors.Is(err, jsontext.ErrDuplicateName) {
+			return fmt.Errorf("a name stands twice in an object at byte %d", syntax.ByteOffset)
+		}
+		return fmt.Errorf("not JSON in UTF-8 at byte %d", syntax.ByteOffset)
+	}
+	return errors.New("not JSON in UTF-8")
 }

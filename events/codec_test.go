@@ -70,6 +70,33 @@ func TestStructuredMode(t *testing.T) {
 	}
 }
 
+// Two readers may take a different one of two members with one name, so no such event is taken.
+func TestStructuredModeRefuses(t *testing.T) {
+	want := example(t)
+	ce, err := want.CloudEvent()
+	if err != nil {
+		t.Fatal(err)
+	}
+	body, err := json.Marshal(ce)
+	if err != nil {
+		t.Fatal(err)
+	}
+	header := nats.Header{"Content-Type": {"application/cloudevents+json"}}
+	for name, change := range map[string]func(string) string{
+		"attribute twice": func(s string) string { return strings.Replace(s, `{`, `{"source":"riskassessor",`, 1) },
+		"in the data":     func(s string) string { return strings.Replace(s, `"factor"`, `"factor":"push","factor"`, 1) },
+		"not UTF-8":       func(s string) string { return strings.Replace(s, `{`, "{\"x\":\"\xff\",", 1) },
+	} {
+		changed := change(string(body))
+		if changed == string(body) {
+			t.Fatalf("%s: nothing to change in %s", name, body)
+		}
+		if _, err := events.Read(want.Subject(), header, []byte(changed)); !errors.Is(err, events.ErrInvalid) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
 // Header values that are not plain ASCII are percent-encoded (HTTP binding 3.1.3.2), and any case of a name is read.
 func TestHeaderEncoding(t *testing.T) {
 	ce := cloudevents.New()
@@ -136,6 +163,10 @@ func TestReadRefuses(t *testing.T) {
 		"not JSON":              {data(`{"factor":`), "not JSON"},
 		"not UTF-8":             {data("{\"factor\":\"\xff\"}"), "UTF-8"},
 		"wrong type in data":    {data(`{"factor":7,"reason":"limited"}`), `field "factor"`},
+		"name twice":            {data(`{"factor":"sms","reason":"down","factor":"push"}`), "twice"},
+		"name twice, unknown":   {data(`{"factor":"sms","reason":"down","x":{"y":1,"y":2}}`), "twice"},
+		"name in other case":    {data(`{"Factor":"sms","reason":"down"}`), "factor"},
+		"more after the object": {data(`{"factor":"sms","reason":"down"}{}`), "not JSON"},
 		"unknown value":         {data(`{"factor":"fax","reason":"limited"}`), "factor"},
 		"missing field":         {data(`{"factor":"sms"}`), "reason"},
 		"too much data":         {data(`{"x":"` + strings.Repeat("a", events.MaxData) + `"}`), "at most"},

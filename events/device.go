@@ -82,8 +82,8 @@ func (c *Client) Device(ctx context.Context, r DeviceRequest) (DeviceResponse, e
 		return DeviceResponse{}, fmt.Errorf("events: answer of %s: %w", subject, ErrSealed)
 	}
 	var response DeviceResponse
-	if err := json.Unmarshal(plain, &response); err != nil {
-		return DeviceResponse{}, fmt.Errorf("events: answer of %s: %w", subject, unquoted(err))
+	if err := decode(plain, &response); err != nil {
+		return DeviceResponse{}, fmt.Errorf("events: answer of %s: %w", subject, err)
 	}
 	return response, nil
 }
@@ -96,8 +96,8 @@ func ServeDevice(opener *Opener, subject string, data []byte, handle func(gatewa
 		return nil, fmt.Errorf("%w: subject %q", ErrInvalid, subject)
 	}
 	var box Sealed
-	if err := json.Unmarshal(data, &box); err != nil {
-		return nil, invalid(unquoted(err))
+	if err := decode(data, &box); err != nil {
+		return nil, invalid(err)
 	}
 	if err := box.validate(deviceField); err != nil {
 		return nil, invalid(err)

@@ -2,7 +2,6 @@ package events
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
@@ -28,7 +27,7 @@ func FetchKeys(ctx context.Context, nc *nats.Conn, recipients ...string) ([]Publ
 			return nil, fmt.Errorf("events: sealing key of %s: %w", recipient, err)
 		}
 		var key PublicKey
-		if err := json.Unmarshal(msg.Data, &key); err != nil {
+		if err := decode(msg.Data, &key); err != nil {
 			return nil, fmt.Errorf("events: sealing key of %s: %w", recipient, err)
 		}
 		if key.Recipient != recipient {

@@ -238,8 +238,8 @@ func (o *Opener) Open(s *Sealed, subject, field string, dst any) error {
 	if err != nil {
 		return fmt.Errorf("events: open %s: %w", field, ErrSealed)
 	}
-	if err := json.Unmarshal(value, dst); err != nil {
-		return fmt.Errorf("events: open %s: %w: %w", field, ErrSealed, unquoted(err))
+	if err := decode(value, dst); err != nil {
+		return fmt.Errorf("events: open %s: %w: %w", field, ErrSealed, err)
 	}
 	return nil
 }

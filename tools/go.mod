@@ -4,7 +4,10 @@ go 1.26.0
 
 require github.com/sekisho/sekisho/events v0.0.0
 
-require golang.org/x/tools/go/packages/packagestest v0.1.1-deprecated // indirect
+require (
+	github.com/go-json-experiment/json v0.0.0-20260820222146-c27c302e5fc3 // indirect
+	golang.org/x/tools/go/packages/packagestest v0.1.1-deprecated // indirect
+)
 
 require (
 	codeberg.org/go-fonts/liberation v0.5.0 // indirect
