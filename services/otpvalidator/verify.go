@@ -104,7 +104,7 @@ func (v *verifier) decide(ctx context.Context, e *events.Event, answer *events.A
 }
 
 // judgedBy is what an answer is judged by.
-var judgedBy = []events.Step{events.StepWanted, events.StepChallenged, events.StepAnswered, events.StepRejected, events.StepVerified,
+var judgedBy = []events.Step{events.StepWanted, events.StepChallenged, events.StepRejected, events.StepVerified,
 	events.StepCancelled, events.StepLapsed, events.StepClosed}
 
 // over tells whether no answer to a round matters any more: the round was answered rightly, or the login is at its end.

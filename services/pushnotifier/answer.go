@@ -36,7 +36,7 @@ func (n *notifier) answer(ctx context.Context, c caller, token string) (*verdict
 	if err != nil {
 		return nil, err
 	}
-	history, err := n.bus.Part(ctx, p.Login, asking)
+	history, err := n.history(ctx, p.Login)
 	if err != nil {
 		return nil, err
 	}
@@ -50,7 +50,7 @@ func (n *notifier) answer(ctx context.Context, c caller, token string) (*verdict
 	}
 	said := false
 	defer func() { release(said) }()
-	v, err := n.conclude(ctx, e, history, &signed{c.device, claims, p})
+	v, err := n.conclude(ctx, e, &signed{c.device, claims, p})
 	// Of "not me" more follows than a verdict, and none of it may get lost: decide does it.
 	said = err == nil && v.reason != events.RejectedNotMe
 	if said && v.settled() {
@@ -60,16 +60,9 @@ func (n *notifier) answer(ctx context.Context, c caller, token string) (*verdict
 	return v, err
 }
 
-// asking is what bears upon a prompt and its answers; answering is what of it may have changed since the prompt was found open.
-var (
-	asking    = append([]events.Step{events.StepRequested, events.StepWanted}, answering...)
-	answering = append([]events.Step{events.StepChallenged, events.StepAnswered, events.StepRejected, events.StepVerified}, endings...)
-)
-
-// conclude judges an answer that has been stored, and says so. What stands before it in the stream is known only now; before is
-// what was known.
-func (n *notifier) conclude(ctx context.Context, e *events.Event, before bus.History, by *signed) (*verdict, error) {
-	history, err := n.history(ctx, e, before)
+// conclude judges an answer that has been stored, and says so. What stands before it in the stream is known only now.
+func (n *notifier) conclude(ctx context.Context, e *events.Event, by *signed) (*verdict, error) {
+	history, err := n.historyOf(ctx, e)
 	if err != nil {
 		return nil, err
 	}
@@ -212,17 +205,36 @@ func (h *hand) said(ctx context.Context, id string) bool {
 	}
 }
 
-// history reads on from what was known of a login before an event was stored, and waits for a replica that does not have it yet: the
-// one that has it has all that stands before it.
-func (n *notifier) history(ctx context.Context, e *events.Event, before bus.History) (bus.History, error) {
+// asking is what bears upon a prompt and its answers.
+var asking = append([]events.Step{events.StepRequested, events.StepWanted, events.StepChallenged, events.StepAnswered, events.StepRejected,
+	events.StepVerified}, endings...)
+
+// remembered is of how many logins this process remembers what it has read. A prompt that is fetched and answered is looked at four
+// times; some 3 KiB for each.
+const remembered = 4096
+
+// history reads what bears upon a login's prompts, but for what it has read before: no event changes.
+func (n *notifier) history(ctx context.Context, login events.Login) (bus.History, error) {
+	known, _ := n.read.Get(login)
+	place := uint64(0)
+	if len(known) > 0 {
+		place = known[len(known)-1].Sequence
+	}
+	news, err := n.bus.Since(ctx, login, place, asking)
+	if err != nil || len(news) == 0 {
+		return known, err
+	}
+	history := slices.Concat(known, news) // others may read what is known at this moment
+	n.read.Add(login, history)
+	return history, nil
+}
+
+// historyOf is the history of a login with an event, and waits for a replica that has it: that one has all that stands before it.
+func (n *notifier) historyOf(ctx context.Context, e *events.Event) (bus.History, error) {
 	for {
-		news, err := n.bus.Part(ctx, e.Login, answering, before...)
-		if err != nil {
-			return nil, err
-		}
-		if slices.ContainsFunc(news, func(other *events.Event) bool { return other.ID() == e.ID() }) {
-			lasting := slices.DeleteFunc(slices.Clone(before), func(old *events.Event) bool { return slices.Contains(answering, old.Step) })
-			return append(lasting, news...), nil
+		history, err := n.history(ctx, e.Login)
+		if err != nil || slices.ContainsFunc(history, func(other *events.Event) bool { return other.ID() == e.ID() }) {
+			return history, err
 		}
 		select {
 		case <-ctx.Done():

@@ -356,7 +356,7 @@ func TestVerdictByAnotherProcess(t *testing.T) {
 			l.say(t, Name, out[0].N, out[0].Data)
 			tc.end.Decision = events.Decision{Policy: "p", Facts: events.Facts{Now: s.clock(), Enabled: true}, After: out[0].ID()}
 			l.say(t, "sessionissuer", 0, &tc.end)
-			v, err := n.conclude(t.Context(), e, history, nil)
+			v, err := n.conclude(t.Context(), e, nil)
 			check(t, err)
 			expect(t, "verdict", v.reason, tc.want)
 		})

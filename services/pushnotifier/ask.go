@@ -43,7 +43,7 @@ func (n *notifier) listPrompts(w http.ResponseWriter, r *http.Request, c caller)
 	}
 	prompts := []promptView{}
 	for _, p := range waiting.prompts {
-		history, err := n.bus.Part(r.Context(), p.Login, asking)
+		history, err := n.history(r.Context(), p.Login)
 		if err != nil {
 			return err
 		}

@@ -22,7 +22,7 @@ func (n *notifier) dispatch(ctx context.Context, e *events.Event, wanted *events
 	if wanted.Factor != events.Push {
 		return nil, nil // another worker's
 	}
-	history, err := n.bus.Part(ctx, e.Login, beginning)
+	history, err := n.history(ctx, e.Login)
 	if err != nil || ended(history) {
 		return nil, err
 	}
@@ -64,9 +64,6 @@ func (n *notifier) dispatch(ctx context.Context, e *events.Event, wanted *events
 	n.wake(ctx, devices, Message{Topic: topic(e.ID()), TTL: challenged.Expires.Sub(n.now()), Urgency: UrgencyHigh, Body: wakeUp})
 	return nil, nil
 }
-
-// beginning is what dispatch looks at: what the gateway asked for, and whether the login has ended.
-var beginning = append([]events.Step{events.StepRequested}, endings...)
 
 func undelivered(e *events.Event, reason string) []*events.Event {
 	return []*events.Event{events.New(e.Login, e.N, &events.Undelivered{Factor: events.Push, Reason: reason})}

@@ -14,6 +14,7 @@ import (
 	"context"
 	"time"
 
+	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/rs/zerolog"
 
 	"github.com/sekisho/sekisho/events"
@@ -41,6 +42,7 @@ type notifier struct {
 
 	hand hand
 	keys keys
+	read *lru.Cache[events.Login, bus.History] // what was read of logins, as far as it bears upon prompts
 
 	settings    config.Push
 	resendAfter time.Duration
@@ -80,6 +82,10 @@ func newNotifier(env *runtime.Env) (*notifier, error) {
 	if err != nil {
 		return nil, err
 	}
+	read, err := lru.New[events.Login, bus.History](remembered)
+	if err != nil {
+		return nil, err
+	}
 	cfg := env.Config
 	return &notifier{
 		bus:       env.Bus,
@@ -87,7 +93,7 @@ func newNotifier(env *runtime.Env) (*notifier, error) {
 		directory: directory.New(env.DB, directory.Rule(cfg.Lock), env.Now),
 		sessions:  sessions.New(env.DB, env.Now),
 		vendors:   vendors,
-		opener:    opener, sealer: sealer,
+		opener:    opener, sealer: sealer, read: read,
 		settings: cfg.Push, resendAfter: cfg.Code.ResendAfter, attempts: cfg.Attempts, log: env.Log, now: env.Now,
 	}, nil
 }

@@ -1,6 +1,7 @@
 package bus
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -31,18 +32,14 @@ var ErrStale = errors.New("history is behind the event that asked for it")
 // staleWait is how soon a read that was behind is tried again.
 const staleWait = 20 * time.Millisecond
 
-// History reads the login of an event, or of that what is of some steps, the event's own among them: each one that is left out
-// saves the broker a message. It holds that event and everything before it, or the error is a [RetryAfter] that wraps
-// [ErrStale]: direct gets are answered by any replica, which may be a moment behind.
+// History reads the login of an event, or of that what is of some steps: each one that is left out saves the broker a message. It
+// holds that event and everything before it, or the error is a [RetryAfter] that wraps [ErrStale]: direct gets are answered by any
+// replica, which may be a moment behind.
 func (b *Bus) History(ctx context.Context, trigger *events.Event, steps ...events.Step) (History, error) {
 	if len(steps) > 0 {
-		h, err := b.Part(ctx, trigger.Login, steps, trigger)
-		if err == nil && !slices.Contains(h, trigger) { // a replica that has an event has all before it
-			err = RetryAfter(staleWait, ErrStale)
-		}
-		return h, err
+		return b.partOf(ctx, trigger, steps)
 	}
-	h, err := b.read(ctx, trigger.Login, History{trigger}, tree(trigger.Login))
+	h, _, err := b.read(ctx, trigger.Login, trigger, 0, tree(trigger.Login))
 	if err != nil {
 		return nil, err
 	}
@@ -61,23 +58,49 @@ func (b *Bus) History(ctx context.Context, trigger *events.Event, steps ...event
 	return h, nil
 }
 
+// partOf does not ask for the trigger, where that is possible: a replica says how far it is when it has found anything.
+func (b *Bus) partOf(ctx context.Context, trigger *events.Event, steps []events.Step) (History, error) {
+	others := subjects(trigger.Login, slices.DeleteFunc(slices.Clone(steps), func(s events.Step) bool { return s == trigger.Step && trigger.N == 0 }))
+	h, upTo, err := b.read(ctx, trigger.Login, trigger, 0, others)
+	if err == nil && upTo == 0 { // nothing but the trigger is there, if even that
+		h, upTo, err = b.read(ctx, trigger.Login, trigger, 0, []string{trigger.Subject()})
+	}
+	switch {
+	case err != nil:
+		return nil, err
+	case trigger.Sequence == 0 || upTo < trigger.Sequence: // a replica that has an event has all before it
+		return nil, RetryAfter(staleWait, ErrStale)
+	case !slices.Contains(h, trigger):
+		h = append(h, trigger)
+		inOrder(h)
+	}
+	return h, nil
+}
+
 // Login reads a login with one batched direct get. Events that can not be decoded are left out: their own consumers
 // put them into DEAD.
 func (b *Bus) Login(ctx context.Context, login events.Login) (History, error) {
-	return b.read(ctx, login, nil, tree(login))
+	h, _, err := b.read(ctx, login, nil, 0, tree(login))
+	return h, err
 }
 
-// Part reads those events of a login that are of some steps, whatever their numbers. What an earlier read of the login gave is not
-// decoded again.
-func (b *Bus) Part(ctx context.Context, login events.Login, steps []events.Step, earlier ...*events.Event) (History, error) {
-	subjects := make([]string, len(steps))
+// Since reads those events of a login that are of some steps, whatever their numbers, and that stand behind a place in the stream: what
+// comes before is known to who has read it once, since no event changes. A replica that is behind tells less.
+func (b *Bus) Since(ctx context.Context, login events.Login, place uint64, steps []events.Step) (History, error) {
+	h, _, err := b.read(ctx, login, nil, place+1, subjects(login, steps))
+	return h, err
+}
+
+// subjects are those of some steps of a login.
+func subjects(login events.Login, steps []events.Step) []string {
+	list := make([]string, len(steps))
 	for i, step := range steps {
-		subjects[i] = login.Subject(step, 0)
+		list[i] = login.Subject(step, 0)
 		if events.Steps[step].Max > 0 {
-			subjects[i] += ".*"
+			list[i] += ".*"
 		}
 	}
-	return b.read(ctx, login, earlier, subjects)
+	return list
 }
 
 // tree is all subjects of a login.
@@ -86,20 +109,21 @@ func tree(login events.Login) []string {
 	return []string{every, every + ".*"}
 }
 
-// read reads events of a login. Those that the caller has as they were stored are not decoded again.
-func (b *Bus) read(ctx context.Context, login events.Login, known History, subjects []string) (History, error) {
-	messages, err := b.trees.read(ctx, streamLogin, subjects...)
+// read reads events of a login from a place in the stream on, and tells how far the replica was that answered: 0 if it had none of the
+// subjects. An event that the caller has as it was stored, nil for none, is not decoded again.
+func (b *Bus) read(ctx context.Context, login events.Login, known *events.Event, from uint64, subjects []string) (h History, upTo uint64, err error) {
+	messages, upTo, err := b.trees.read(ctx, streamLogin, from, subjects)
 	if err != nil {
-		return nil, fmt.Errorf("bus: history of %s: %w", login, err)
+		return nil, 0, fmt.Errorf("bus: history of %s: %w", login, err)
 	}
-	h := make(History, 0, len(messages)+1) // and one that the caller may add
+	h = make(History, 0, len(messages)+1) // and one that the caller may add
 	for _, msg := range messages {
 		subject, sequence, stored, err := place(msg)
 		if err != nil {
-			return nil, fmt.Errorf("bus: history of %s: %w", login, err)
+			return nil, 0, fmt.Errorf("bus: history of %s: %w", login, err)
 		}
-		if i := slices.IndexFunc(known, func(e *events.Event) bool { return e.Sequence == sequence }); i >= 0 {
-			h = append(h, known[i])
+		if known != nil && known.Sequence == sequence {
+			h = append(h, known)
 			continue
 		}
 		e, err := events.Read(subject, msg.Header, msg.Data)
@@ -109,8 +133,13 @@ func (b *Bus) read(ctx context.Context, login events.Login, known History, subje
 		e.Stored, e.Sequence = stored, sequence
 		h = append(h, e)
 	}
-	slices.SortFunc(h, func(a, b *events.Event) int { return int(a.Sequence) - int(b.Sequence) })
-	return h, nil
+	inOrder(h)
+	return h, upTo, nil
+}
+
+// inOrder sorts events as they stand in the stream.
+func inOrder(h History) {
+	slices.SortFunc(h, func(a, b *events.Event) int { return cmp.Compare(a.Sequence, b.Sequence) })
 }
 
 // Event reads one event of a login by direct get. It returns [ErrNotFound] when the event is not there.

@@ -29,6 +29,7 @@ type trees struct {
 // A reading is one request. Its messages are the callback's until done is closed.
 type reading struct {
 	messages []*nats.Msg
+	upTo     uint64 // the last sequence of the replica that answered; 0 if it had none of the subjects
 	done     chan struct{}
 	err      error
 }
@@ -39,27 +40,29 @@ func newTrees(nc *nats.Conn) *trees {
 	return &trees{nc: nc, inbox: nc.NewInbox(), waiting: make(map[string]*reading)}
 }
 
-// read returns the last message of each subject that matches, none when there is none.
-func (t *trees) read(ctx context.Context, stream string, subjects ...string) ([]*nats.Msg, error) {
+// read returns the last message of each subject that matches, where that is not before a sequence, and the last sequence of the
+// replica that answered, which has everything up to there: 0 if it has none of the subjects.
+func (t *trees) read(ctx context.Context, stream string, from uint64, subjects []string) (messages []*nats.Msg, upTo uint64, err error) {
 	request, err := json.Marshal(struct {
+		From      uint64   `json:"seq,omitempty"`
 		MultiLast []string `json:"multi_last"`
-	}{subjects})
+	}{from, subjects})
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	token, r, err := t.begin()
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	defer t.end(token)
 	if err := t.nc.PublishRequest("$JS.API.DIRECT.GET."+stream, t.inbox+"."+token, request); err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	select {
 	case <-r.done:
-		return r.messages, r.err
+		return r.messages, r.upTo, r.err
 	case <-ctx.Done():
-		return nil, fmt.Errorf("no answer: %w", ctx.Err())
+		return nil, 0, fmt.Errorf("no answer: %w", ctx.Err())
 	}
 }
 
@@ -96,7 +99,9 @@ func (t *trees) hear(msg *nats.Msg) {
 		return
 	}
 	switch status := msg.Header.Get("Status"); {
-	case status == "204" || status == "404" && len(r.messages) == 0: // the end, or nothing there
+	case status == "204": // the end
+		r.upTo, r.err = strconv.ParseUint(msg.Header.Get("Nats-UpTo-Sequence"), 10, 64)
+	case status == "404" && len(r.messages) == 0: // nothing there
 	case status == "503":
 		r.err = nats.ErrNoResponders
 	default:

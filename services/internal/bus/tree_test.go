@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/nats-io/nats.go"
 
 	"github.com/sekisho/sekisho/events"
@@ -81,9 +82,9 @@ func expiring(t *testing.T) context.Context {
 	return ctx
 }
 
-// A part of a login has the steps that are asked for, of all numbers, in the stream's order, and nothing of another login. What the
-// caller has already is not decoded again.
-func TestPart(t *testing.T) {
+// Since gives the steps that are asked for, of all numbers, in the stream's order, and nothing of another login nor from before the
+// place.
+func TestSince(t *testing.T) {
 	broker := testenv.NATS(t)
 	in, other := wanted(t, soon()), wanted(t, soon())
 	broker.Publish(t, in)
@@ -98,29 +99,69 @@ func TestPart(t *testing.T) {
 	say("gateway/web", 0, &events.Cancelled{})
 	say("otpvalidator", 1, &events.Rejected{Round: 1, Factor: events.SMS, Reason: events.RejectedWrong})
 	b := broker.Bus(t, "sessionissuer")
-	read := func(steps []events.Step, earlier ...*events.Event) bus.History {
+	since := func(place uint64, steps ...events.Step) bus.History {
 		t.Helper()
-		h, err := b.Part(t.Context(), in.Login, steps, earlier...)
+		h, err := b.Since(t.Context(), in.Login, place, steps)
 		if err != nil {
 			t.Fatal(err)
 		}
 		return h
 	}
-	ids := func(h bus.History) (ids []string) {
-		for _, e := range h {
-			ids = append(ids, e.ID())
-		}
-		return ids
-	}
 	want := []string{in.Login.EventID(events.StepRejected, 5), in.Login.EventID(events.StepCancelled, 0), in.Login.EventID(events.StepRejected, 1)}
-	before := read([]events.Step{events.StepCancelled, events.StepClosed, events.StepRejected})
-	if got := ids(before); !slices.Equal(got, want) {
-		t.Errorf("part %v, want %v", got, want)
+	all := since(0, events.StepCancelled, events.StepClosed, events.StepRejected)
+	if got := ids(all); !slices.Equal(got, want) {
+		t.Fatalf("from the start: %v, want %v", got, want)
 	}
-	if got := read([]events.Step{events.StepRejected}, before...); len(got) != 2 || got[0] != before[0] || got[1] != before[2] {
-		t.Errorf("read again: %v, want the same events as before", ids(got))
+	for place, left := range map[uint64]int{all[0].Sequence - 1: 3, all[0].Sequence: 2, all[1].Sequence: 1, all[2].Sequence: 0} {
+		if got := ids(since(place, events.StepCancelled, events.StepClosed, events.StepRejected)); !slices.Equal(got, want[3-left:]) {
+			t.Errorf("since %d: %v, want %v", place, got, want[3-left:])
+		}
 	}
-	if got := read([]events.Step{events.StepRequested}); len(got) != 0 {
-		t.Errorf("a part that is not there: %v", ids(got))
+	if got := since(0, events.StepRequested); len(got) != 0 {
+		t.Errorf("what is not there: %v", ids(got))
+	}
+}
+
+func ids(h bus.History) (ids []string) {
+	for _, e := range h {
+		ids = append(ids, e.ID())
+	}
+	return ids
+}
+
+// A history of some steps has its trigger, whether that is of them or not, whatever else there is; and it is stale where a replica has
+// not come as far as the trigger.
+func TestHistoryOfSteps(t *testing.T) {
+	broker := testenv.NATS(t)
+	b := broker.Bus(t, "sessionissuer")
+	in := wanted(t, soon())
+	broker.Publish(t, in)
+	wanted := broker.Await(t, in.Login, events.StepWanted, 1)
+	cancelled := events.New(in.Login, 0, &events.Cancelled{})
+	cancelled.By, cancelled.Time = "gateway/web", time.Now()
+	broker.Publish(t, cancelled)
+	cancelled = broker.Await(t, in.Login, events.StepCancelled, 0)
+	for name, c := range map[string]struct {
+		trigger *events.Event
+		steps   []events.Step
+		want    []*events.Event
+	}{
+		"trigger without number":     {cancelled, []events.Step{events.StepWanted, events.StepCancelled}, []*events.Event{wanted, cancelled}},
+		"trigger with number":        {wanted, []events.Step{events.StepWanted, events.StepCancelled}, []*events.Event{wanted, cancelled}},
+		"trigger of no step":         {cancelled, []events.Step{events.StepWanted}, []*events.Event{wanted, cancelled}},
+		"nothing beside the trigger": {cancelled, []events.Step{events.StepCancelled, events.StepClosed}, []*events.Event{cancelled}},
+	} {
+		h, err := b.History(t.Context(), c.trigger, c.steps...)
+		if err != nil || !slices.Equal(ids(h), ids(c.want)) || !slices.Contains(h, c.trigger) {
+			t.Errorf("%s: %v, %v", name, ids(h), err)
+		}
+	}
+	ahead, lost := *cancelled, *cancelled
+	ahead.Sequence++
+	lost.Login.ID = uuid.Must(uuid.NewV7()).String()
+	for name, trigger := range map[string]*events.Event{"ahead of the replica": &ahead, "nowhere": &lost} {
+		if _, err := b.History(t.Context(), trigger, events.StepWanted, events.StepCancelled); !errors.Is(err, bus.ErrStale) {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }
