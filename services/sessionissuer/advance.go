@@ -5,6 +5,7 @@ import (
 	"errors"
 	"maps"
 	"slices"
+	"time"
 
 	"github.com/sekisho/sekisho/events"
 	"github.com/sekisho/sekisho/services/internal/bus"
@@ -87,8 +88,11 @@ func (w *worker) due(ctx context.Context, login events.Login) ([]*events.Event, 
 	return nil, w.proceed(ctx, requested, history)
 }
 
-// decide brings the account's state into the decision: read before anybody is challenged, and settled by the session's row
-// before a login is granted. Nothing else hangs on it, so that a login ends in time also while the database is away.
+// lately is how long what identityverifier has found out of an account is good for a challenge, by which nobody is let in.
+const lately = 2 * time.Second
+
+// decide brings the account's state into the decision: read before anybody is challenged, unless it has just been, and settled by
+// the session's row before a login is granted. Nothing else hangs on it, so that a login ends in time also while the database is away.
 func (w *worker) decide(ctx context.Context, history bus.History) (*events.Event, error) {
 	p, facts := w.policies.Policy(), events.Facts{Now: w.now(), Enabled: true}
 	next := Decide(p, history, facts)
@@ -98,7 +102,9 @@ func (w *worker) decide(ctx context.Context, history bus.History) (*events.Event
 	var err error
 	switch data := next.Data.(type) {
 	case *events.Wanted: // of a decoy too, which does not care: names must not be told apart by time
-		facts.Enabled, err = w.accounts.MayLogIn(ctx, data.User)
+		if _, identified := bus.Get[*events.Identified](history, 0); facts.Now.Sub(identified.Stored).Abs() > lately {
+			facts.Enabled, err = w.accounts.MayLogIn(ctx, data.User)
+		}
 	case *events.Closed:
 		if data.Outcome == events.Granted {
 			facts.Enabled, err = w.issue(ctx, history, data)

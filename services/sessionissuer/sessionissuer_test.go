@@ -211,12 +211,24 @@ func TestLockedOnTheWay(t *testing.T) {
 	if c := p.closed(); c.Outcome != events.Denied || c.Decision.Facts.Enabled {
 		t.Errorf("closed: %+v", c)
 	}
-	again := place.login(t)
-	again.begin(events.Review, time.Minute, events.SMS) // nobody sends anything to a locked user
-	if c := again.closed(); c.Outcome != events.Denied || c.Decision.Facts.Enabled {
+	if p.hasSession() {
+		t.Error("there is a session")
+	}
+}
+
+// A locked user is challenged no more, once identityverifier's word for the account has got old.
+func TestLockedBeforeTheChallenge(t *testing.T) {
+	place := newPlace(t)
+	place.issuer(t, func(env *runtime.Env) { env.Now = func() time.Time { return time.Now().Add(lately) } })
+	if _, err := place.accounts.Change(t.Context(), place.user, directory.Change{Locked: new(true)}); err != nil {
+		t.Fatal(err)
+	}
+	p := place.login(t)
+	p.begin(events.Review, time.Minute, events.SMS)
+	if c := p.closed(); c.Outcome != events.Denied || c.Decision.Facts.Enabled {
 		t.Errorf("closed: %+v", c)
 	}
-	if p.hasSession() || again.hasSession() {
+	if p.hasSession() {
 		t.Error("there is a session")
 	}
 }
