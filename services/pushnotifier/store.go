@@ -10,6 +10,7 @@ import (
 	"slices"
 	"time"
 
+	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
@@ -24,6 +25,9 @@ const (
 	maxPrompts  = 10               // open prompts that a device gets at once, newest first
 	maxNotices  = 50               // notices that a device gets at once, newest first
 	nonceSize   = 16               // bytes
+
+	// endLinger is how long a prompt that is over waits for others: the devices that still show it can wait.
+	endLinger = 20 * time.Millisecond
 )
 
 // A store keeps the schema push.
@@ -38,14 +42,17 @@ type store struct {
 	lists   *coalesce.Group[reader, reader, list]
 	proofs  *coalesce.Group[usedProof, usedProof, *directory.Device]
 	ends    *coalesce.Group[place, prompt, []directory.Device]
+
+	listed *lru.Cache[place, prompt] // what devices of this process have fetched: an answer mostly follows, and a row changes only by its end
 }
 
 func newStore(db *pgxpool.Pool, perUser, perSource int, now func() time.Time) *store {
 	s := &store{db: db, perUser: perUser, perSource: perSource, now: now}
+	s.listed, _ = lru.New[place, prompt](remembered) // fails with no size below 1
 	s.intents = coalesce.New(s.write, func(i intent) string { return i.User }, maxBatch)
 	s.rows = coalesce.New(s.find, func(p place) place { return p }, maxBatch)
 	s.lists = coalesce.New(s.list, func(r reader) reader { return r }, maxBatch)
-	s.ends = coalesce.New(s.endAll, func(p prompt) place { return p.place }, maxBatch)
+	s.ends = coalesce.New(s.endAll, func(p prompt) place { return p.place }, maxBatch).Linger(endLinger)
 	s.proofs = coalesce.New(s.use, func(p usedProof) usedProof { return p }, maxBatch)
 	return s
 }
@@ -170,8 +177,11 @@ func (p *prompt) columns() []any {
 	return []any{&p.Login.Gateway, &p.Login.ID, &p.Round, &p.User, &p.Nonce, &p.Created, &p.Expires, &p.Ended}
 }
 
-// prompt is the prompt of a round, nil if there is none.
+// prompt is the prompt of a round, nil if there is none. It may have ended since this process listed it, which its login's events tell.
 func (s *store) prompt(ctx context.Context, at place) (*prompt, error) {
+	if p, ok := s.listed.Get(at); ok {
+		return &p, nil
+	}
 	return s.rows.Do(ctx, at)
 }
 
@@ -248,7 +258,10 @@ func (s *store) list(ctx context.Context, readers []reader) ([]list, error) {
 			ORDER BY created_at DESC LIMIT $4
 		) p ORDER BY q.n, p.created_at DESC`, users, now.Add(-events.MaxDeadline), now, maxPrompts,
 	).Query(func(rows pgx.Rows) error {
-		return scan(rows, func(n int, p *prompt) { out[n-1].prompts = append(out[n-1].prompts, *p) })
+		return scan(rows, func(n int, p *prompt) {
+			out[n-1].prompts = append(out[n-1].prompts, *p)
+			s.listed.Add(p.place, *p)
+		})
 	})
 	batch.Queue(`
 		SELECT `+noticeColumns+`, q.n FROM unnest($1::text[]) WITH ORDINALITY AS q (device, n), LATERAL (
