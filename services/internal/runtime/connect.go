@@ -12,6 +12,7 @@ import (
 
 	"github.com/sekisho/sekisho/events"
 	"github.com/sekisho/sekisho/services/internal/bus"
+	"github.com/sekisho/sekisho/services/internal/postgres"
 )
 
 const (
@@ -40,13 +41,6 @@ func (p *process) connectBus(ctx context.Context, name string, log zerolog.Logge
 	return b, err
 }
 
-// planner settles how PostgreSQL plans the workers' statements. Nearly all of them look a batch of rows up by key. Left alone,
-// the planner takes a batch of one row for a tenth of a small table and reads all of it, and plans anew at each execution,
-// which costs more than the statement itself.
-var planner = map[string]string{
-	"plan_cache_mode": "force_generic_plan", "enable_seqscan": "off", "enable_hashjoin": "off", "enable_mergejoin": "off",
-}
-
 // connectDB waits for the database.
 func (p *process) connectDB(ctx context.Context, name string, log zerolog.Logger) (*pgxpool.Pool, error) {
 	cfg, err := pgxpool.ParseConfig(p.PostgresURL)
@@ -59,7 +53,7 @@ func (p *process) connectDB(ctx context.Context, name string, log zerolog.Logger
 	}
 	cfg.ConnConfig.User, cfg.ConnConfig.Password = name, password
 	cfg.ConnConfig.RuntimeParams["application_name"] = "sekisho " + name
-	maps.Copy(cfg.ConnConfig.RuntimeParams, planner)
+	maps.Copy(cfg.ConnConfig.RuntimeParams, postgres.Planner)
 	cfg.MaxConns = int32(p.Config.Database.Connections)
 	pool, err := pgxpool.NewWithConfig(ctx, cfg)
 	if err != nil {

@@ -220,10 +220,15 @@ func (s *Store) Touch(ctx context.Context, login events.Login) error {
 func (s *Store) touch(ctx context.Context, logins []events.Login) ([]struct{}, error) {
 	gateways, ids := split(logins)
 	_, err := s.db.Exec(ctx, `
+		WITH due AS ( -- in one order, so that no two of these wait for each other
+			SELECT s.gateway, s.login FROM sessions.sessions s
+			JOIN unnest($1::text[], $2::uuid[]) AS q (gateway, login) ON s.gateway = q.gateway AND s.login = q.login
+			WHERE s.revoked_at IS NULL
+				AND (s.last_seen = s.created_at OR s.last_seen <= $3::timestamptz - make_interval(secs => least(60, s.idle_seconds / 4.0)))
+			ORDER BY s.gateway, s.login FOR NO KEY UPDATE OF s
+		)
 		UPDATE sessions.sessions s SET last_seen = greatest($3, s.created_at + interval '1 microsecond')
-		FROM unnest($1::text[], $2::uuid[]) AS q (gateway, login)
-		WHERE s.gateway = q.gateway AND s.login = q.login AND s.revoked_at IS NULL
-			AND (s.last_seen = s.created_at OR s.last_seen <= $3::timestamptz - make_interval(secs => least(60, s.idle_seconds / 4.0)))`,
+		FROM due WHERE s.gateway = due.gateway AND s.login = due.login`,
 		gateways, ids, s.now())
 	if err != nil {
 		return nil, fmt.Errorf("sessions: touch: %w", err)

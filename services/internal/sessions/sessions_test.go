@@ -3,6 +3,7 @@ package sessions
 import (
 	"errors"
 	"reflect"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -376,6 +377,38 @@ func TestTimes(t *testing.T) {
 		}
 		if _, err := gateway.Get(t.Context(), v.Login); !errors.Is(err, tt.want) {
 			t.Errorf("Get after Purge at %v = %v, want %v", tt.at, err, tt.want)
+		}
+	}
+}
+
+// Gateways that touch the same sessions at once do not wait for each other in a circle.
+func TestTouchTogether(t *testing.T) {
+	w := newWorld(t)
+	user, issuer := w.user("u"), w.store("sessionissuer")
+	there := make([]events.Login, 16)
+	for i := range there {
+		v := w.session(user)
+		if ok, err := issuer.Insert(t.Context(), v); err != nil || !ok {
+			t.Fatal(ok, err)
+		}
+		there[i] = v.Login
+	}
+	back := slices.Clone(there)
+	slices.Reverse(back)
+	one, other := w.store("gateway"), w.store("gateway")
+	for range 40 {
+		w.add(2 * time.Minute)
+		var together sync.WaitGroup
+		for s, order := range map[*Store][]events.Login{one: there, other: back} {
+			together.Go(func() {
+				if _, err := s.touch(t.Context(), order); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		together.Wait()
+		if t.Failed() {
+			return
 		}
 	}
 }

@@ -1,11 +1,13 @@
 package testenv
 
 import (
+	"maps"
 	"testing"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/sekisho/sekisho/services/internal/migrations"
+	"github.com/sekisho/sekisho/services/internal/postgres"
 )
 
 // A Database is a migrated database that belongs to one test.
@@ -17,13 +19,14 @@ func Migrated(t testing.TB) *Database {
 	return &Database{Template(t, "migrated", migrations.Apply)}
 }
 
-// Pool connects with the privileges of a worker's role, or with the superuser's if role is "". It is closed with the test.
+// Pool connects as a worker does, with the privileges of its role, or as the superuser if role is "". It is closed with the test.
 func (d *Database) Pool(t testing.TB, role string) *pgxpool.Pool {
 	t.Helper()
 	cfg, err := pgxpool.ParseConfig(d.URL)
 	check(t, err)
 	if role != "" {
 		cfg.ConnConfig.RuntimeParams["role"] = role
+		maps.Copy(cfg.ConnConfig.RuntimeParams, postgres.Planner)
 	}
 	pool, err := pgxpool.NewWithConfig(t.Context(), cfg)
 	check(t, err)
