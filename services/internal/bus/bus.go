@@ -56,7 +56,7 @@ func Connect(cfg Config) (*Bus, error) {
 	if err != nil {
 		return nil, err
 	}
-	js, err := jetstream.New(nc, jetstream.WithPublishAsyncTimeout(publishWait), jetstream.WithPublishAsyncMaxPending(maxAckPending))
+	js, err := jetstream.New(nc, jetstream.WithPublishAsyncTimeout(answerWait), jetstream.WithPublishAsyncMaxPending(maxAckPending))
 	if err != nil {
 		nc.Close()
 		return nil, fmt.Errorf("bus: %w", err)
@@ -118,7 +118,7 @@ func (b *Bus) Conn() *nats.Conn { return b.nc }
 // Close flushes what was published and closes the connection. While the bus is away there is nobody to flush to.
 func (b *Bus) Close() {
 	if b.nc.IsConnected() {
-		ctx, cancel := context.WithTimeout(context.Background(), publishWait)
+		ctx, cancel := context.WithTimeout(context.Background(), answerWait)
 		defer cancel()
 		_ = b.nc.FlushWithContext(ctx) // best effort: nothing that anybody waits for is left
 	}

@@ -63,7 +63,7 @@ func (b *Bus) partOf(ctx context.Context, trigger *events.Event, steps []events.
 	others := subjects(trigger.Login, slices.DeleteFunc(slices.Clone(steps), func(s events.Step) bool { return s == trigger.Step && trigger.N == 0 }))
 	h, upTo, err := b.read(ctx, trigger.Login, trigger, 0, others)
 	if err == nil && upTo == 0 { // nothing but the trigger is there, if even that
-		h, upTo, err = b.read(ctx, trigger.Login, trigger, 0, []string{trigger.Subject()})
+		h, upTo, err = b.read(ctx, trigger.Login, trigger, 0, append(others, trigger.Subject())) // of one replica, again
 	}
 	switch {
 	case err != nil:
@@ -144,9 +144,16 @@ func inOrder(h History) {
 
 // Event reads one event of a login by direct get. It returns [ErrNotFound] when the event is not there.
 func (b *Bus) Event(ctx context.Context, login events.Login, step events.Step, n int) (*events.Event, error) {
-	e, err := events.Get(ctx, b.nc, streamLogin, login, step, n)
-	if err != nil {
-		return nil, fmt.Errorf("bus: %w", err)
+	for {
+		one, cancel := context.WithTimeout(ctx, answerWait)
+		e, err := events.Get(one, b.nc, streamLogin, login, step, n)
+		cancel()
+		if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil { // the answer got lost
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("bus: %w", err)
+		}
+		return e, nil
 	}
-	return e, nil
 }

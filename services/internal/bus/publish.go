@@ -15,9 +15,9 @@ import (
 	"github.com/sekisho/sekisho/events"
 )
 
-// publishWait is how long an ack of a publish may take before the publish counts as unknown and is repeated. An
+// answerWait is how long an ack of a publish, or the answer to a read, may take before the request counts as lost and is repeated. An
 // election in a cluster takes up to 6.5 s; asking again earlier does no harm.
-const publishWait = 3 * time.Second
+const answerWait = 3 * time.Second
 
 // taken is JetStream's error code for a second message on a subject that takes one.
 const taken jetstream.ErrorCode = 10077

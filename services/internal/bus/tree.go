@@ -13,12 +13,13 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// trees reads all events of a login in one batched direct get (ADR-31). All readers of a connection share one subscription,
+// trees reads events of a login in one batched direct get (ADR-31). All readers of a connection share one subscription,
 // as nats.go's own requests do, which take one answer only: a subscription for each of some thousand reads a second costs the
 // broker more than the reads.
 type trees struct {
 	nc    *nats.Conn
 	inbox string
+	wait  time.Duration // for an answer, until the broker is asked again: it gets lost with the connection
 
 	mu      sync.Mutex
 	sub     *nats.Subscription // nil before the first read
@@ -37,7 +38,7 @@ type reading struct {
 const subjectHeader = "Nats-Subject"
 
 func newTrees(nc *nats.Conn) *trees {
-	return &trees{nc: nc, inbox: nc.NewInbox(), waiting: make(map[string]*reading)}
+	return &trees{nc: nc, inbox: nc.NewInbox(), wait: answerWait, waiting: make(map[string]*reading)}
 }
 
 // read returns the last message of each subject that matches, where that is not before a sequence, and the last sequence of the
@@ -50,19 +51,36 @@ func (t *trees) read(ctx context.Context, stream string, from uint64, subjects [
 	if err != nil {
 		return nil, 0, err
 	}
+	for {
+		r, err := t.ask(ctx, "$JS.API.DIRECT.GET."+stream, request)
+		if err != nil {
+			return nil, 0, err
+		}
+		if r != nil {
+			return r.messages, r.upTo, r.err
+		}
+	}
+}
+
+// ask waits for the answer to one request, nil if there is none in time.
+func (t *trees) ask(ctx context.Context, subject string, request []byte) (*reading, error) {
 	token, r, err := t.begin()
 	if err != nil {
-		return nil, 0, err
+		return nil, err
 	}
 	defer t.end(token)
-	if err := t.nc.PublishRequest("$JS.API.DIRECT.GET."+stream, t.inbox+"."+token, request); err != nil {
-		return nil, 0, err
+	if err := t.nc.PublishRequest(subject, t.inbox+"."+token, request); err != nil {
+		return nil, err
 	}
+	patience := time.NewTimer(t.wait)
+	defer patience.Stop()
 	select {
 	case <-r.done:
-		return r.messages, r.upTo, r.err
+		return r, nil
+	case <-patience.C:
+		return nil, nil
 	case <-ctx.Done():
-		return nil, 0, fmt.Errorf("no answer: %w", ctx.Err())
+		return nil, fmt.Errorf("no answer: %w", ctx.Err())
 	}
 }
 
