@@ -17,11 +17,12 @@ import (
 // nothing is announced that did not happen, and what happened is announced whoever dies and however long the bus is away.
 
 const (
-	relayEvery  = 2 * time.Second // what other processes left is looked for this often; what this one did, at once
-	relayBatch  = 100             // events of one transaction
-	relayWait   = 5 * time.Second // for the broker to take one event
-	relayFrozen = "30s"           // PostgreSQL ends the transaction of a process that hangs for longer than that
-	relayLock   = 0x6f7574626f78  // "outbox": the advisory lock of who publishes; any number that nobody else uses
+	relayEvery  = 2 * time.Second  // what other processes left is looked for this often; what this one did, at once
+	relayBatch  = 100              // events of one transaction
+	relayWait   = 5 * time.Second  // for the broker to take one event
+	relayHold   = 10 * time.Second // after which a transaction takes no further event, so that it ends long before it is frozen
+	relayFrozen = "30s"            // PostgreSQL ends the transaction of a process that hangs for longer than that
+	relayLock   = 0x6f7574626f78   // "outbox": the advisory lock of who publishes; any number that nobody else uses
 )
 
 // commit makes a change of an account in one transaction with the events that say so, and has them published.
@@ -106,13 +107,17 @@ func (d *Directory) relay(ctx context.Context, publish func(context.Context, bus
 			return err
 		}
 		var taken []string
+		begun := d.now()
 		for _, event := range left {
+			if d.now().Sub(begun) > relayHold {
+				break
+			}
 			if refused = publishWithin(ctx, relayWait, publish, event); refused != nil {
 				break
 			}
 			taken = append(taken, event.ID)
 		}
-		more = len(left) == relayBatch
+		more = len(left) == relayBatch || len(taken) < len(left)
 		_, err = tx.Exec(ctx, `DELETE FROM directory.outbox WHERE id = ANY($1::uuid[])`, taken)
 		return err
 	})

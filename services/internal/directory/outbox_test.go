@@ -204,3 +204,20 @@ func TestRelayOfRefusedEvents(t *testing.T) {
 		t.Errorf("left %q, want %q", got, left[1:])
 	}
 }
+
+// A broker that takes its time must not hold a transaction for ever: what it has taken is deleted before the rest is tried.
+func TestRelayToASlowBroker(t *testing.T) {
+	db, at := testenv.Migrated(t), newClock()
+	d := open(t, db, "console", at.now)
+	for i := range 4 {
+		create(t, d, User{Name: fmt.Sprint(i)}, "")
+	}
+	left := outbox(t, db)
+	more, err := d.relay(t.Context(), func(context.Context, bus.AccountEvent) error { at.add(relayHold/2 + time.Second); return nil })
+	if err != nil || !more {
+		t.Errorf("more %v, %v", more, err)
+	}
+	if got := outbox(t, db); !slices.Equal(got, left[2:]) {
+		t.Errorf("left %q, want %q", got, left[2:])
+	}
+}
