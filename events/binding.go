@@ -105,6 +105,9 @@ func eachAttribute(header nats.Header, set func(name, value string) error) error
 			continue
 		}
 		name := strings.ToLower(key[len(prefix):])
+		if name != key[len(prefix):] && standsTwice(header, key) {
+			return invalid(fmt.Errorf("attribute %q stands twice", name))
+		}
 		if len(values) != 1 {
 			return invalid(fmt.Errorf("attribute %q stands %d times", name, len(values)))
 		}
@@ -117,6 +120,16 @@ func eachAttribute(header nats.Header, set func(name, value string) error) error
 		}
 	}
 	return nil
+}
+
+// standsTwice tells whether a header has a key in another case too.
+func standsTwice(header nats.Header, key string) bool {
+	for other := range header {
+		if other != key && strings.EqualFold(other, key) {
+			return true
+		}
+	}
+	return false
 }
 
 func readStructured(data []byte) (cloudevents.Event, error) {
