@@ -30,7 +30,7 @@ var mayPublish = map[string][]string{
 		"$JS.API.DIRECT.GET.LOGIN.login.challenged.>", "$JS.API.DIRECT.GET.LOGIN.login.rejected.>", "$JS.API.DIRECT.GET.LOGIN.login.verified.>"},
 	"otpvalidator": {"login.challenged.*.*.1-6", "login.verified.*.*.1-6", "login.rejected.*.*.1-5", "login.lapsed.*.*", "$JS.API.DIRECT.GET.LOGIN"},
 	"recorder":     {"login.lapsed.*.*", "$JS.API.CONSUMER.RESET.ARCHIVE.recorder-archive", "$JS.API.CONSUMER.RESET.ACCOUNT.recorder-account"},
-	"console":      {"account.*.*", "alert.*.*", "session.revoked.*.*"},
+	"console":      {"account.*.*", "session.revoked.*.*"},
 	"web":          gatewayMay("web"),
 	"example":      gatewayMay("example"),
 	"viewer":       {},

@@ -18,7 +18,7 @@ type Row struct {
 	Worker   string
 	Consumes []events.Step // steps of LOGIN, one durable consumer each
 	Timer    bool          // schedules timers and consumes those that are due
-	History  bool          // reads whole logins by batched direct get
+	History  bool          // reads logins by batched direct get
 	Reads    []events.Step // reads single events of logins
 	Streams  []string      // consumes whole streams in batches
 	Alone    bool          // one instance at a time does, and settles whole batches
@@ -42,7 +42,7 @@ var Workers = []Row{
 		Streams: []string{streamAccount}, Serves: []string{events.DeviceSubject("*")}},
 	{Worker: "otpvalidator", Consumes: []events.Step{events.StepAnswered}, History: true},
 	{Worker: "recorder", Streams: []string{streamArchive, streamAccount}, Alone: true},
-	{Worker: "console", Publish: []string{"account.*.*", "alert.*.*", "session.revoked.*.*"}},
+	{Worker: "console", Publish: []string{"account.*.*", "session.revoked.*.*"}},
 }
 
 // heard are the steps that the gateway of the login hears; own are those that it may read back beside them.

@@ -19,7 +19,7 @@ CREATE TABLE directory.devices (
 );
 CREATE INDEX devices_user ON directory.devices (user_id);
 
--- Deleted by the enrollment that uses it, in the same statement.
+-- Deleted by the enrollment that uses it, in the same transaction.
 CREATE TABLE directory.activations (
     hash       bytea       PRIMARY KEY,                 -- SHA-256 of the code: who reads the table can not use one
     user_id    text        NOT NULL REFERENCES directory.users ON DELETE CASCADE,

@@ -62,7 +62,7 @@ var grants = map[string][]string{
 		"directory.activations: SELECT INSERT DELETE",
 		"directory.devices: SELECT INSERT UPDATE DELETE",
 		"directory.outbox: SELECT INSERT DELETE",
-		"directory.users: SELECT(id,locale,name)",
+		"directory.users: SELECT(id,name)",
 		"sessions.named: SELECT",
 		"sessions.sessions: SELECT UPDATE(revoked_at,revoked_by)",
 	},
@@ -154,6 +154,7 @@ func TestRefused(t *testing.T) {
 		{"recorder", `SELECT hash FROM directory.passwords`},
 		{"recorder", `CREATE TABLE public.mine (a int)`},
 		{"recorder", `TRUNCATE directory.verdicts`},
+		{"recorder", `UPDATE audit.events SET source = ''`},
 	} {
 		_, err := conn.Exec(t.Context(), `SET ROLE `+tt.role)
 		if err != nil {
