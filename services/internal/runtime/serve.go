@@ -79,7 +79,7 @@ func recovered(log zerolog.Logger, next http.Handler) http.Handler {
 			if v == nil || v == http.ErrAbortHandler {
 				return
 			}
-			log.Error().Str("panic", fmt.Sprint(v)).Bytes("stack", debug.Stack()).Str("route", r.Pattern).Msg("a request handler panicked")
+			log.Error().Str("panic", fmt.Sprintf("%T", v)).Bytes("stack", debug.Stack()).Str("route", r.Pattern).Msg("a request handler panicked")
 			http.Error(w, http.StatusText(http.StatusInternalServerError), http.StatusInternalServerError)
 		}()
 		next.ServeHTTP(w, r)

@@ -52,7 +52,7 @@ func (l *loop) once(ctx context.Context, log zerolog.Logger) (err error) {
 	defer func() {
 		if r := recover(); r != nil {
 			log.Error().Str("loop", l.name).Bytes("stack", debug.Stack()).Msg("panicked")
-			err = fmt.Errorf("panic: %v", r)
+			err = fmt.Errorf("panic: %T", r) // its value may be personal
 		}
 	}()
 	return l.run(ctx)
