@@ -101,6 +101,7 @@ func TestUnknownEnvironment(t *testing.T) {
 		if got := s.assessed(t, login).Unknown; got != step.want {
 			t.Errorf("%s: unknown %v", step.name, got)
 		}
+		s.handled(t, events.StepIdentified) // the alert follows the verdict
 		if step.want {
 			alerted++
 		}
@@ -108,25 +109,26 @@ func TestUnknownEnvironment(t *testing.T) {
 			t.Errorf("%s: alerts %v", step.name, s.alerts(t, "u1"))
 		}
 		s.close(t, login, step.close)
-		s.handled(t)
+		s.handled(t, events.StepClosed)
 	}
 	// The verdict makes no difference, and what one user does is nothing to another.
 	if got := s.assessed(t, s.loginFrom(t, "mallory", &events.Environment{IP: "192.0.2.7"}, of("u2"))); got.Verdict != events.NG || !got.Unknown {
 		t.Errorf("%+v", got)
 	}
+	s.handled(t, events.StepIdentified)
 	if len(s.alerts(t, "u2")) != 1 || len(s.alerts(t, "ghost")) != 0 {
 		t.Errorf("alerts of u2 %v, of a decoy %v", s.alerts(t, "u2"), s.alerts(t, "ghost"))
 	}
 }
 
-// handled waits until the worker has no closed login left to learn from.
-func (s *site) handled(t *testing.T) {
+// handled waits until the worker has no event of a step left.
+func (s *site) handled(t *testing.T, step events.Step) {
 	t.Helper()
 	js, err := jetstream.New(s.broker.Dial(t, bus.UserSetup))
 	if err != nil {
 		t.Fatal(err)
 	}
-	consumer, err := js.Consumer(t.Context(), "LOGIN", Name+"-closed")
+	consumer, err := js.Consumer(t.Context(), "LOGIN", Name+"-"+string(step))
 	if err != nil {
 		t.Fatal(err)
 	}
