@@ -195,7 +195,7 @@ type Assessed struct {
 // Facts are what a decision rests on beside the history and the policy. Recorded so that it can be made again.
 type Facts struct {
 	Now     time.Time `json:"now"`
-	Enabled bool      `json:"enabled"` // the account may log in at this moment, and the session that the login steps up from, if any, lives
+	Enabled bool      `json:"enabled"` // the account may log in, and the session that the login steps up from, if any, lives: looked up when identified at the earliest, and for a grant at this moment
 }
 
 // Decision is what `wanted` and `closed` record of how they came about.

@@ -28,7 +28,7 @@ func newLimits(perMinute int) (*limits, error) {
 	return &limits{perMinute: perMinute, buckets: buckets}, nil
 }
 
-// take takes one login from the source's share, or says how long until there is one.
+// take takes one login, or one request about phones, from the source's share, or says how long until there is one.
 func (l *limits) take(source netip.Prefix, now time.Time) (wait time.Duration) {
 	reservation := l.bucket(source).ReserveN(now, 1)
 	if wait = reservation.DelayFrom(now); wait > 0 {
