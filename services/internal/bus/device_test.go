@@ -178,22 +178,24 @@ func TestDeviceAnswerPermissions(t *testing.T) {
 		}
 	}
 	flush()
-	publish := func(data string) {
+	publish := func(to, data string) {
 		t.Helper()
-		if err := nc.Publish(inbox, []byte(data)); err != nil {
+		if err := nc.Publish(to, []byte(data)); err != nil {
 			t.Fatal(err)
 		}
 		flush()
 	}
-	publish("unasked")
+	publish(inbox, "unasked")
 	if err := web.PublishRequest("device.web", inbox, nil); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := asked.NextMsg(10 * time.Second); err != nil {
+	request, err := asked.NextMsg(10 * time.Second)
+	if err != nil {
 		t.Fatal(err)
 	}
-	publish("first")
-	publish("second")
+	publish(inbox, "at will")
+	publish(request.Reply, "first")
+	publish(request.Reply, "second")
 	var got []string
 	for n, _, _ := replies.Pending(); n > 0; n-- {
 		msg, err := replies.NextMsg(time.Second)

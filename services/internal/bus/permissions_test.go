@@ -348,3 +348,54 @@ func cancelled(t *testing.T, gateway string) *events.Event {
 	e.By, e.Time = "gateway/"+gateway, time.Now()
 	return e
 }
+
+// The broker does not check where an answer is to go. What a gateway asks for is answered to the gateway, and can become nobody's event,
+// key or call of the management API, also if the request says so.
+func TestAnswersOfGatewaysGoNowhereElse(t *testing.T) {
+	broker := testenv.NATS(t)
+	example, admin := broker.Dial(t, "example"), broker.Dial(t, bus.UserSetup)
+	const own, victim = "0199a4c1-7d3e-7bbb-8a52-1f0e5d3c2b1a", "0199a4c1-7d3e-7bbb-8a52-1f0e5d3c2b1b"
+	stored := "login.requested.example." + own
+	ask := func(nc *nats.Conn, subject string, data string) *nats.Msg {
+		t.Helper()
+		reply, err := nc.Request(subject, []byte(data), 10*time.Second)
+		if err != nil {
+			t.Fatal(subject, err)
+		}
+		return reply
+	}
+	ask(example, stored, `{"stream_name":"LOGIN","config":{"deliver_subject":"_INBOX_example.spy","ack_policy":"none"}}`)
+	for _, request := range []string{stored, "login.cancelled.example." + own, "session.revoked.example." + own, "device.example",
+		"$JS.API.DIRECT.GET.LOGIN." + stored, "$JS.API.DIRECT.GET.LOGIN.login.closed.example." + own, "$JS.API.DIRECT.GET.KEYS.keys.identityverifier"} {
+		for _, reply := range []string{"login.verified.web." + victim + ".1", "login.lapsed.example." + victim, "keys.identityverifier", "timer.due.web." + victim,
+			"account.locked.u1", "$JS.API.STREAM.DELETE.REDO", "$JS.API.STREAM.PURGE.DEAD", "$JS.API.CONSUMER.CREATE.LOGIN"} {
+			if err := example.PublishRequest(request, reply, nil); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	ask(example, "$JS.API.DIRECT.GET.LOGIN."+stored, "") // all before it has been answered, wherever to
+	js, err := jetstream.New(admin)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]uint64{"LOGIN": 2, "KEYS": 4, "TIMER": 0, "ACCOUNT": 0, "REDO": 0, "SESSION": 1} {
+		stream, err := js.Stream(t.Context(), name)
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		if got := stream.CachedInfo().State.Msgs; got != want {
+			t.Errorf("%s has %d messages, want %d: what the gateway may say itself", name, got, want)
+		}
+	}
+	login, err := js.Stream(t.Context(), "LOGIN")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for consumer := range login.ListConsumers(t.Context()).Info() {
+		if to := consumer.Config.DeliverSubject; to != "" {
+			t.Errorf("a consumer delivers to %s", to)
+		}
+	}
+}

@@ -1,8 +1,14 @@
 package bus
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
+	"maps"
 	"net"
+	"os"
+	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -44,19 +50,14 @@ func StartServer(cfg ServerConfig) (*server.Server, error) {
 		JetStreamMaxMemory: 1 << 30, // no stream is kept in memory; consumers' state is
 		WriteDeadline:      10 * time.Second,
 	}
-	for _, u := range Users(cfg.Gateways) {
-		key, ok := cfg.Keys[u.Name]
-		if !ok {
-			return nil, fmt.Errorf("bus: no public key of NATS user %s", u.Name)
-		}
-		permissions := &server.Permissions{
-			Publish:   &server.SubjectPermission{Allow: u.Publish},
-			Subscribe: &server.SubjectPermission{Allow: u.Subscribe, Deny: u.Unheard},
-		}
-		if u.Responds {
-			permissions.Response = &server.ResponsePermission{MaxMsgs: 1, Expires: respondWait}
-		}
-		opts.Nkeys = append(opts.Nkeys, &server.NkeyUser{Nkey: key, Permissions: permissions})
+	if err := checkKeys(cfg); err != nil {
+		return nil, err
+	}
+	if err := opts.ProcessConfigString(UsersConf(cfg.Gateways, cfg.Keys)); err != nil {
+		return nil, fmt.Errorf("bus: users of the broker: %w", err)
+	}
+	if err := adopt(cfg.Dir); err != nil {
+		return nil, fmt.Errorf("bus: %w", err)
 	}
 	s, err := server.NewServer(opts)
 	if err != nil {
@@ -80,26 +81,95 @@ func StartServer(cfg ServerConfig) (*server.Server, error) {
 	}
 }
 
-// UsersConf is the authorization block for the configuration of a broker that is not embedded.
+// checkKeys tells which user has no key.
+func checkKeys(cfg ServerConfig) error {
+	for _, u := range Users(cfg.Gateways) {
+		if cfg.Keys[u.Name] == "" {
+			return fmt.Errorf("bus: no public key of NATS user %s", u.Name)
+		}
+	}
+	return nil
+}
+
+// adopt takes over what an earlier version stored, when all users were in the account that a broker has by default.
+func adopt(dir string) error {
+	const before = "$G"
+	at := func(account string) string { return filepath.Join(dir, "jetstream", account) }
+	if _, err := os.Stat(at(coreAccount)); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := os.Rename(at(before), at(coreAccount)); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// coreAccount is the NATS account of the streams, the workers and the tools.
+const coreAccount = "SEKISHO"
+
+// accountOf is the NATS account of a gateway.
+func accountOf(gateway string) string { return "gateway-" + gateway }
+
+// UsersConf is the part of a broker's configuration that says who may do what: accounts, their users and permissions.
+//
+// The broker checks what a user publishes to, and not where the answer is to go: within one account, whoever asks for something can
+// have the broker itself publish the answer as somebody else's event, or as a call of the management API. So each gateway has an account
+// of its own, with a way to each subject that it may use. An answer never leaves the account that has asked.
 func UsersConf(gateways []string, keys map[string]string) string {
-	var b strings.Builder
-	b.WriteString("# Users and permissions of Sekisho. Written by `sekisho setup`; include it in nats-server's configuration.\nauthorization {\n  users = [\n")
-	list := func(subjects []string) string {
-		if len(subjects) == 0 {
-			return "[]"
-		}
-		return `["` + strings.Join(subjects, `", "`) + `"]`
-	}
+	var core, others strings.Builder
+	exports := make(map[string][]string) // accounts by "service: <subject>" or "stream: <subject>"
 	for _, u := range Users(gateways) {
-		responses := ""
-		if u.Responds {
-			responses = fmt.Sprintf(", allow_responses: { max: 1, expires: %q }", respondWait)
+		if !u.Apart {
+			fmt.Fprintf(&core, "      %s\n", userConf(u, keys[u.Name]))
+			continue
 		}
-		fmt.Fprintf(&b, "    # %s\n    { nkey: %s, permissions: { publish: { allow: %s }, subscribe: { allow: %s, deny: %s }%s } }\n",
-			u.Name, keys[u.Name], list(u.Publish), list(u.Subscribe), list(u.Unheard), responses)
+		account := accountOf(u.Name)
+		fmt.Fprintf(&others, "  %s {\n    users = [\n      %s\n    ]\n    imports = [\n", account, userConf(u, keys[u.Name]))
+		use := func(kind, subject string) {
+			way := fmt.Sprintf("%s: %q", kind, subject)
+			exports[way] = append(exports[way], account)
+			fmt.Fprintf(&others, "      { %s: { account: %s, subject: %q } }\n", kind, coreAccount, subject)
+		}
+		for _, subject := range u.Publish {
+			use("service", subject)
+		}
+		for _, subject := range u.Subscribe {
+			if subject != InboxPrefix(u.Name)+".>" { // answers arrive in the account itself
+				use("stream", subject)
+			}
+		}
+		others.WriteString("    ]\n  }\n")
 	}
-	b.WriteString("  ]\n}\n")
+	var b strings.Builder
+	fmt.Fprintf(&b, `# Accounts, users and permissions of Sekisho. Written by "sekisho setup"; include it in nats-server's configuration.
+accounts {
+  %s {
+    jetstream: enabled
+    users = [
+%s    ]
+    exports = [
+`, coreAccount, core.String())
+	for _, way := range slices.Sorted(maps.Keys(exports)) {
+		fmt.Fprintf(&b, "      { %s, accounts: %s }\n", way, list(exports[way]))
+	}
+	fmt.Fprintf(&b, "    ]\n  }\n%s}\n", others.String())
 	return b.String()
+}
+
+func userConf(u User, key string) string {
+	responses := ""
+	if u.Responds {
+		responses = fmt.Sprintf(", allow_responses: { max: 1, expires: %q }", respondWait)
+	}
+	return fmt.Sprintf("{ nkey: %s, permissions: { publish: { allow: %s }, subscribe: { allow: %s, deny: %s }%s } } # %s",
+		key, list(u.Publish), list(u.Subscribe), list(u.Unheard), responses, u.Name)
+}
+
+func list(words []string) string {
+	if len(words) == 0 {
+		return "[]"
+	}
+	return `["` + strings.Join(words, `", "`) + `"]`
 }
 
 // serverLog is the broker's logger: its notices are details to us, its warnings and errors are not.

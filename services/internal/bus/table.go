@@ -189,6 +189,7 @@ type User struct {
 	Publish   []string
 	Subscribe []string
 	Unheard   []string // what Subscribe would give and must not
+	Apart     bool     // has an account of its own: see [UsersConf]
 	Responds  bool     // may answer each request that it hears: once, within respondWait
 }
 
@@ -286,7 +287,7 @@ func gatewayUser(gateway string) User {
 		}
 	}
 	slices.Sort(unheard)
-	return User{Name: gateway, Publish: publish, Subscribe: []string{"deliver." + gateway + ".>", InboxPrefix(gateway) + ".>"}, Unheard: unheard}
+	return User{Name: gateway, Publish: publish, Subscribe: []string{"deliver." + gateway + ".>", InboxPrefix(gateway) + ".>"}, Unheard: unheard, Apart: true}
 }
 
 func viewerUser(name string) User {
