@@ -68,7 +68,7 @@ func Connect(ctx context.Context, url, seedFile string, o Options) (*Client, err
 	if err != nil {
 		return nil, fmt.Errorf("events: seed of gateway %s: %w", o.Gateway, err)
 	}
-	nc, err := nats.Connect(url, key, nats.Name(GatewayWorker+"/"+o.Gateway), nats.MaxReconnects(-1),
+	nc, err := nats.Connect(url, key, nats.Name(GatewayWorker+"/"+o.Gateway), nats.MaxReconnects(-1), NothingLater(),
 		nats.CustomInboxPrefix("_INBOX_"+o.Gateway)) // the only inboxes that the gateway may listen to
 	if err != nil {
 		return nil, fmt.Errorf("events: connect gateway %s: %w", o.Gateway, err)
@@ -83,8 +83,12 @@ func Connect(ctx context.Context, url, seedFile string, o Options) (*Client, err
 	return c, nil
 }
 
+// NothingLater is for the connection of a gateway: what is published while it is lost fails, and is not sent when it is back. Nobody
+// waits then any more for a login that could not begin.
+func NothingLater() nats.Option { return nats.ReconnectBufSize(-1) }
+
 // NewClient makes a Client of a connection, which stays the caller's. The connection must have the inbox prefix
-// _INBOX_<gateway>. The Client listens until [Client.Close].
+// _INBOX_<gateway>, and should have [NothingLater]. The Client listens until [Client.Close].
 func NewClient(ctx context.Context, nc *nats.Conn, o Options) (*Client, error) {
 	if !validGateway(o.Gateway) {
 		return nil, fmt.Errorf("events: gateway name %q: want 1 to 32 of a-z, 0-9, '-'", o.Gateway)

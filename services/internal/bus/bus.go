@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"net"
 	"net/url"
+	"slices"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -19,6 +20,8 @@ import (
 	"github.com/nats-io/nkeys"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
+
+	"github.com/sekisho/sekisho/events"
 )
 
 // Config is what a worker's connection needs.
@@ -52,7 +55,11 @@ func Connect(cfg Config) (*Bus, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	nc, err := Dial(cfg.URL, cfg.User, cfg.Seed, cfg.Log, cfg.Options...)
+	options := cfg.Options
+	if cfg.Worker == events.GatewayWorker {
+		options = append(slices.Clip(options), events.NothingLater())
+	}
+	nc, err := Dial(cfg.URL, cfg.User, cfg.Seed, cfg.Log, options...)
 	if err != nil {
 		return nil, err
 	}
