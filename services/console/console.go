@@ -111,6 +111,7 @@ func (c *console) adminsOnly(next http.Handler) http.Handler {
 		scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
 		got := sha256.Sum256([]byte(token))
 		if !strings.EqualFold(scheme, "Bearer") || subtle.ConstantTimeCompare(got[:], want[:]) != 1 {
+			c.log.Warn().Msg("a request without the admin token was refused")
 			w.Header().Set("WWW-Authenticate", `Bearer realm="sekisho admin"`)
 			(&httpapi.Problem{Status: http.StatusUnauthorized, Detail: "want the admin token as a bearer token"}).Write(w)
 			return
