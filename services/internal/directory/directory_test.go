@@ -492,7 +492,7 @@ func TestRehash(t *testing.T) {
 func TestCanonicalName(t *testing.T) {
 	for in, want := range map[string]string{
 		"alice": "alice", "Alice": "alice", "ＡＬＩＣＥ": "alice", "E\u0301va": "\u00e9va", "たろう": "たろう", "a@example.com": "a@example.com",
-		"": "", "a b": "", "a\x00": "", "a\tb": "", "\xff": "", "\u202ealice": "", strings.Repeat("a", 129): "", strings.Repeat("a", 1<<20): "",
+		"": "", ".": "", "..": "", "．": "", "...": "...", "a b": "", "a\x00": "", "a\tb": "", "\xff": "", "\u202ealice": "", strings.Repeat("a", 129): "", strings.Repeat("a", 1<<20): "",
 	} {
 		got, err := CanonicalName(in)
 		if got != want || (err == nil) != (want != "") || err != nil && !errors.Is(err, ErrName) {

@@ -24,6 +24,9 @@ func CanonicalName(name string) (string, error) {
 			return "", ErrName
 		}
 		if canonical == name {
+			if name == "." || name == ".." { // clients take these out of a URL's path (RFC 3986 section 5.2.4)
+				return "", ErrName
+			}
 			return canonical, nil
 		}
 		name = canonical
