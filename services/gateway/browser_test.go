@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/chromedp/cdproto/emulation"
 	"github.com/chromedp/chromedp"
 
 	"github.com/sekisho/sekisho/events"
@@ -59,5 +60,37 @@ func TestLoginWithABrowser(t *testing.T) {
 	do(chromedp.Click(`form[action="/logout"] button`), chromedp.WaitVisible(`a[href^="/login"]`), chromedp.Navigate(base+"/"), chromedp.WaitVisible("#password"))
 	if got := text(); !strings.HasPrefix(got, "/login ") {
 		t.Errorf("after the log-out: %s", got)
+	}
+}
+
+// From the page of a push to the form for a password, with the name in place and the address telling nothing; with scripts and
+// without.
+func TestPasswordInsteadWithABrowser(t *testing.T) {
+	for language, scripts := range map[string]bool{"ja": true, "en": false} {
+		t.Run(language, func(t *testing.T) {
+			w := newWorld(t)
+			base := w.gateway()
+			p := openWindow(t, language)
+			if _, err := chromedp.Call(p.ctx, emulation.SetScriptExecutionDisabled, emulation.SetScriptExecutionDisabledParams{Value: !scripts}); err != nil {
+				t.Fatal(err)
+			}
+			w.onRequested(func(login events.Login) { w.pushed(login, 1, nil) })
+			testenv.Start(t, w.Bus(t, "sessionissuer"), bus.On(func(_ context.Context, e *events.Event, _ *events.Cancelled) ([]*events.Event, error) {
+				closeLogin(t, w.Broker, e.Login, events.Closed{Outcome: events.CancelledBy})
+				return nil, nil
+			}))
+			p.do(chromedp.Navigate(base+"/login"), chromedp.WaitVisible("#user"), chromedp.SendKeys("#user", "alice"), chromedp.Click("button[value=none]"),
+				chromedp.WaitVisible("#instead"))
+			p.picture("1-push")
+			p.do(chromedp.Click("#instead"), chromedp.WaitVisible("#password"))
+			p.picture("2-password")
+			at, err := chromedp.Run(p.ctx, chromedp.Evaluate[string](`location.href + " " + document.querySelector("#user").value + " " + document.activeElement.id`))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !strings.HasSuffix(at, "/cancel alice password") {
+				t.Errorf("at %s", at)
+			}
+		})
 	}
 }

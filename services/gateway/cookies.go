@@ -13,6 +13,7 @@ import (
 // (loopback counts as one), so nobody else can plant it.
 const (
 	loginName    = "__Host-sekisho_login"
+	typedCookie  = "__Host-sekisho_name"
 	sessionName  = "__Host-sekisho"
 	domainName   = "__Secure-sekisho" // the session's, where it is for a whole domain
 	browserName  = "__Host-sekisho_browser"
@@ -64,6 +65,23 @@ func (g *gateway) browserLogin(r *http.Request) (login events.Login, returnTo st
 		returnTo, _ = g.border.returnTo(g.border.own(r), string(raw))
 	}
 	return login, returnTo, true
+}
+
+// keepName leaves the name that a login by ID was begun with in the browser, so that it need not be typed again for a password.
+// It is sealed: neither the bus nor a URL tells it, and this cookie does not either. It is apart from the login's cookie, which
+// older instances read too.
+func (g *gateway) keepName(w http.ResponseWriter, login events.Login, name string) error {
+	sealed, err := g.keys.seal(typedName, login, name)
+	if err != nil {
+		return err
+	}
+	http.SetCookie(w, hostCookie(typedCookie, sealed, events.MaxDeadline))
+	return nil
+}
+
+// keptName is the name that this browser began the login by ID with, empty for every other login.
+func (g *gateway) keptName(r *http.Request, login events.Login) string {
+	return g.keys.open(typedName, login, cookieValue(r, typedCookie))
 }
 
 // sessionCookie carries the session's token.

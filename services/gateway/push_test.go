@@ -3,6 +3,7 @@ package gateway
 import (
 	"net/http"
 	"net/url"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -30,8 +31,14 @@ func (w *world) notOnPhone(login events.Login, attempt, round int, reason string
 // begun starts a login by ID only at the pages, and leads it to a push.
 func (w *world) begun(browser *caller, change func(*events.Challenged)) (login events.Login, path string) {
 	w.t.Helper()
+	return w.begunAs(browser, change, "app", "demo", "user", "alice")
+}
+
+// begunAs does the same with other fields of the form.
+func (w *world) begunAs(browser *caller, change func(*events.Challenged), fields ...string) (login events.Login, path string) {
+	w.t.Helper()
 	page := browser.get("/login").status(w.t, http.StatusOK)
-	done := later(func() reply { return browser.form("/login", page, "app", "demo", "user", "alice", "method", "none") })
+	done := later(func() reply { return browser.form("/login", page, append(fields, "method", "none")...) })
 	login = w.nextRequest(w.t)
 	w.pushed(login, 1, change)
 	path = (<-done).status(w.t, http.StatusSeeOther).Header.Get("Location")
@@ -221,7 +228,11 @@ func TestPushThatRanOut(t *testing.T) {
 	w.Await(t, login, events.StepChosen, 1)
 	w.pushed(login, 2, nil)
 	(<-again).goesTo(t, path)
-	shownNumber(t, browser.get(path))
+	page = browser.get(path)
+	shownNumber(t, page)
+	page.contains(t, "A new request is on its way to your phone.")
+	page.lacks(t, "code counts") // there is none, and the number is what it was
+	browser.get(path+"?lang=ja").contains(t, "スマートフォンに通知をもう一度送りました。")
 }
 
 func TestPushWithoutNumber(t *testing.T) {
@@ -278,4 +289,117 @@ func TestHostedApprovalElsewhere(t *testing.T) {
 	if page := browser.get(path).status(t, http.StatusOK); strings.Contains(string(page.body), "javascript:") {
 		t.Errorf("a script on the page")
 	}
+}
+
+// What could not be delivered is named, since the page may show a challenge that was.
+func TestUndeliveredIsNamed(t *testing.T) {
+	w := newWorld(t)
+	browser := w.browser(w.gateway())
+	login, path := w.begun(browser, nil)
+	page := browser.get(path)
+	choose := func(round int, factor events.Factor, outcome func()) reply {
+		t.Helper()
+		chosen := later(func() reply { return browser.form(path+"/factor", page, "factor", string(factor)) })
+		w.Await(t, login, events.StepChosen, round)
+		outcome()
+		(<-chosen).goesTo(t, path)
+		return browser.get(path).status(t, http.StatusOK)
+	}
+	failed := choose(1, events.SMS, func() {
+		tell(t, w.Broker, "smsdispatcher", login, 2, &events.Undelivered{Factor: events.SMS, Reason: events.UndeliveredDown})
+	})
+	failed.contains(t, "Approve on your phone", "The text message could not be delivered.")
+	choose(2, events.SMS, func() {
+		tell(t, w.Broker, "smsdispatcher", login, 3, &events.Challenged{Factor: events.SMS, Expires: w.now().Add(5 * time.Minute),
+			ResendAt: w.now().Add(-time.Second), Choices: []events.Factor{events.SMS, events.Push}})
+	}).lacks(t, "could not be delivered")
+	failed = choose(3, events.Push, func() {
+		tell(t, w.Broker, "pushnotifier", login, 4, &events.Undelivered{Factor: events.Push, Reason: events.UndeliveredLimited})
+	})
+	failed.contains(t, "We sent a six-digit code", "The request could not be delivered to your phone.")
+	browser.get(path+"?lang=ja").contains(t, "スマートフォンに通知を届けられませんでした。")
+}
+
+// Only who declined on a phone is told so.
+func TestDeclinedOnThePhone(t *testing.T) {
+	w := newWorld(t)
+	browser := w.browser(w.gateway())
+	said := map[string]bool{events.RejectedDenied: true, events.RejectedNotMe: true, events.RejectedWrong: false}
+	for reason, declined := range said {
+		login, path := w.begun(browser, nil)
+		w.notOnPhone(login, 1, 1, reason)
+		closeLogin(t, w.Broker, login, events.Closed{Outcome: events.Denied, Reason: "user"})
+		for lang, texts := range map[string][2]string{
+			"ja": {"スマートフォンで拒否されました", "入力内容を確かめて"}, "en": {"declined on the phone", "Check what you entered"},
+		} {
+			page := browser.getsTo(path+"?lang="+lang, `data-status="denied"`)
+			want, never := texts[1], texts[0]
+			if declined {
+				want, never = never, want
+			}
+			page.contains(t, want)
+			page.lacks(t, never)
+		}
+	}
+}
+
+// Who has no phone at hand goes on with a password: the name need not be typed again, and nothing tells it on the way. The
+// offer is the same for names that nobody has.
+func TestPasswordInsteadOfPush(t *testing.T) {
+	w := newWorld(t)
+	policy := policyFile + "  phones: {methods: [none]}\n"
+	if err := os.WriteFile(w.policy, []byte(policy), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	base := w.gateway()
+	browser := w.browser(base)
+	const offer = `name="then" value="password"`
+	for _, name := range []string{"alice", "nobody"} {
+		login, path := w.begunAs(browser, nil, "app", "demo", "user", name, "return_to", "/page")
+		page := browser.get(path).status(t, http.StatusOK)
+		page.contains(t, offer, "No phone added yet?")
+		page.lacks(t, name)
+		if strings.Contains(browser.cookie(typedCookie), name) || strings.Contains(browser.cookie(loginName), name) {
+			t.Error("a cookie tells the name")
+		}
+		instead := later(func() reply { return browser.form(path+"/cancel", page, "then", "password") })
+		w.Await(t, login, events.StepCancelled, 0)
+		closeLogin(t, w.Broker, login, events.Closed{Outcome: events.CancelledBy})
+		form := (<-instead).status(t, http.StatusOK)
+		form.contains(t, `id="user" name="user" value="`+name+`"`, `id="password"`, `name="app" value="demo"`, `name="return_to" value="/page"`)
+		browser.form(path+"/cancel", page, "then", "password").status(t, http.StatusOK).contains(t, `value="`+name+`"`) // loaded again
+		browser.form("/login", form, "app", "demo", "user", name, "method", "password").status(t, http.StatusUnprocessableEntity)
+		browser.get(path).status(t, http.StatusOK).lacks(t, offer)
+	}
+
+	for end, outcome := range map[string]events.Closed{
+		"Time ran out": {Outcome: events.Expired}, "We could not reach you": {Outcome: events.Failed, Reason: events.FailedUndelivered},
+	} {
+		login, path := w.begun(browser, nil)
+		closeLogin(t, w.Broker, login, outcome)
+		page := browser.getsTo(path, end)
+		page.contains(t, offer)
+		browser.form(path+"/cancel", page, "then", "password").status(t, http.StatusOK).contains(t, `value="alice"`)
+	}
+
+	// A name is of the login that it was typed for.
+	first, _ := w.begun(browser, nil)
+	old := browser.cookie(typedCookie)
+	second, path := w.begunAs(browser, nil, "app", "demo", "user", "bob")
+	browser.client.Jar.SetCookies(mustParse(t, base), []*http.Cookie{{Name: typedCookie, Value: old, Path: "/", Secure: true}})
+	browser.get(path).status(t, http.StatusOK).lacks(t, offer)
+	closeLogin(t, w.Broker, first, events.Closed{Outcome: events.CancelledBy})
+	closeLogin(t, w.Broker, second, events.Closed{Outcome: events.CancelledBy})
+
+	// Approved at the last moment: the session is more than a form.
+	login, path := w.begun(browser, nil)
+	page := browser.get(path).status(t, http.StatusOK)
+	w.grant(login)
+	browser.form(path+"/cancel", page, "then", "password").goesTo(t, path)
+	browser.get(path).goesTo(t, "/")
+
+	_, path = w.begunAs(browser, nil, "app", "phones", "user", "alice")
+	page = browser.get(path).status(t, http.StatusOK)
+	page.contains(t, "Approve on your phone")
+	page.lacks(t, offer) // the app takes no password
 }

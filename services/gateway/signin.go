@@ -76,6 +76,11 @@ func (g *gateway) signInForm(w http.ResponseWriter, r *http.Request) error {
 	if err := g.setLogin(w, login, in.ReturnTo); err != nil {
 		return err
 	}
+	if in.Method == events.None {
+		if err := g.keepName(w, login, in.User); err != nil {
+			return err
+		}
+	}
 	http.Redirect(w, r, "/login/"+login.ID, http.StatusSeeOther)
 	return nil
 }
@@ -142,11 +147,15 @@ func (g *gateway) showLogin(w http.ResponseWriter, r *http.Request, status int, 
 	page := pages.Login{
 		ID: state.Login.ID, CSRF: g.formToken(w, r, state.Login.ID), ReturnTo: returnTo,
 		Status: string(state.Status()), Reason: state.Reason(), Version: state.Version(), Deadline: state.Deadline(),
-		Notice: notice, Now: g.now(),
+		Notice: notice, Now: g.now(), Declined: declined(state), PasswordInstead: g.passwordName(r, state) != "",
 	}
 	if state.Requested != nil {
 		page.App = state.Requested.App
 		page.AppName = g.appName(page.App, lang)
+	}
+	if state.Status() == events.StatusCancelled {
+		_, err := g.session(r, true) // without the database there is no telling
+		page.SignedIn = err == nil
 	}
 	if c := state.Challenge(); c != nil {
 		page.Challenge = &pages.Challenge{Round: c.Round, Factor: string(c.Factor), Hint: c.Hint, Expires: c.Expires,
@@ -166,16 +175,56 @@ func notice(state *events.State) string {
 	case c == nil:
 		return ""
 	case state.Round() > c.Round:
-		return "undelivered"
+		return undeliveredNotice(state.Undelivered[state.Round()])
 	case c.Factor == events.Push && c.Rejected != "":
 		return pushNotice(c.Rejected)
 	case c.Rejected != "":
 		return "wrong_code" // also where a lock is the cause, which is for its owner only
 	case c.Round > 1 && state.Challenged[c.Round-1] != nil && state.Challenged[c.Round-1].Factor == c.Factor:
-		return "resent"
+		return resentNotice(c)
 	default:
 		return ""
 	}
+}
+
+// undeliveredNotice names what did not get through: the challenge on the page may be another one, which did.
+func undeliveredNotice(u *events.Undelivered) string {
+	if u.Factor == events.Push {
+		return "undelivered_push"
+	}
+	return "undelivered"
+}
+
+// resentNotice is what is on its way: of a push there is no code, and its number stays. A token gets nothing, nor does a phone
+// whose owner approves at a provider.
+func resentNotice(c *events.Challenge) string {
+	switch {
+	case c.Factor == events.SMS:
+		return "resent"
+	case c.Factor == events.Push && c.URL == "":
+		return "resent_push"
+	default:
+		return ""
+	}
+}
+
+// declined tells whether the user ended the login on a phone. Which of the two ways it was is not for a stranger's screen.
+func declined(state *events.State) bool {
+	return state.Status() == events.StatusDenied && slices.ContainsFunc(state.Rejected[:], func(r *events.Rejected) bool {
+		return r != nil && (r.Reason == events.RejectedDenied || r.Reason == events.RejectedNotMe)
+	})
+}
+
+// passwordName is who may go on with a password instead: the name, known or not, that this browser began a login by ID with
+// where the app takes passwords too. Empty for every other login.
+func (g *gateway) passwordName(r *http.Request, state *events.State) string {
+	if state.Requested == nil {
+		return ""
+	}
+	if app := g.policy.Policy().Apps[state.Requested.App]; app == nil || !app.Accepts(events.Password) {
+		return ""
+	}
+	return g.keptName(r, state.Login)
 }
 
 // pushNotice is what came of the last answer on the phone.
@@ -248,11 +297,29 @@ func (g *gateway) factorForm(w http.ResponseWriter, r *http.Request) error {
 	})
 }
 
-// cancelForm answers POST /login/{id}/cancel.
+// cancelForm answers POST /login/{id}/cancel. Who would rather use a password gets the form for it at once: a redirect would
+// have to carry the name.
 func (g *gateway) cancelForm(w http.ResponseWriter, r *http.Request) error {
-	return g.step(w, r, func(login events.Login) (func(*events.State) bool, error) {
-		return (*events.State).Ended, g.client.Cancel(r.Context(), login)
-	})
+	login, returnTo, err := g.browserStarter(r)
+	if err != nil {
+		return err
+	}
+	if err := g.readForm(w, r, login.ID); err != nil {
+		return err
+	}
+	if err := g.client.Cancel(r.Context(), login); err != nil && g.problem(err).Status != http.StatusConflict {
+		return err
+	}
+	state, err := g.await(w, r, login, g.cfg.Gateway.Wait, (*events.State).Ended)
+	if err != nil {
+		return err
+	}
+	name := g.passwordName(r, state)
+	if r.PostForm.Get("then") != string(events.Password) || name == "" || state.Status() == events.StatusGranted { // approved just before
+		http.Redirect(w, r, "/login/"+login.ID, http.StatusSeeOther)
+		return nil
+	}
+	return g.signIn(w, r, http.StatusOK, pages.SignIn{App: state.Requested.App, ReturnTo: returnTo, User: name})
 }
 
 // step does what a form of the login page asks for, waits for what comes of it, and leads back to the page.

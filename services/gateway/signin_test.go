@@ -30,6 +30,15 @@ func (r reply) contains(t *testing.T, texts ...string) {
 	}
 }
 
+func (r reply) lacks(t *testing.T, texts ...string) {
+	t.Helper()
+	for _, text := range texts {
+		if strings.Contains(string(r.body), text) {
+			t.Errorf("%s %s: %q in %s", r.Request.Method, r.Request.URL.Path, text, r.body)
+		}
+	}
+}
+
 func signInFields(more ...string) []string {
 	return append([]string{"app", "demo", "user", "alice", "password", "secret password", "method", "password"}, more...)
 }
@@ -115,7 +124,7 @@ func TestEndedLoginsByPages(t *testing.T) {
 	}
 	_, path := start()
 	denied := browser.get(path).status(t, http.StatusOK)
-	denied.contains(t, "We could not sign you in", `data-status="denied"`)
+	denied.contains(t, "We could not sign you in", "Check what you entered", `data-status="denied"`)
 	if strings.Contains(string(denied.body), "unknown_user") {
 		t.Error("the page tells why")
 	}
@@ -139,7 +148,7 @@ func TestCancelByPage(t *testing.T) {
 	w.Await(t, login, events.StepCancelled, 0)
 	closeLogin(t, w.Broker, login, events.Closed{Outcome: events.CancelledBy})
 	(<-done).goesTo(t, path)
-	browser.get(path).contains(t, `data-status="cancelled"`)
+	browser.get(path).contains(t, `data-status="cancelled"`, "Nobody was signed in.")
 }
 
 func TestForgedForms(t *testing.T) {

@@ -160,3 +160,38 @@ func TestStepUpByPages(t *testing.T) {
 		t.Errorf("a form without its token: %d", r.StatusCode)
 	}
 }
+
+// Giving up a step-up ends no session, and the page says so and leads back.
+func TestCancelOfAStepUp(t *testing.T) {
+	w := newWorld(t)
+	browser := w.browser(w.gateway())
+	v := browser.post("/v1/logins", startBodyFor("0s")).status(t, http.StatusCreated).view(t)
+	w.nextRequest(t)
+	w.grant(v.login())
+	browser.get("/v1/logins/"+v.ID+"?after=1&wait=30s").status(t, http.StatusOK)
+	w.adjust(v.login(), `amr = '{pwd}', verdict = 'OK'`)
+
+	for returnTo, back := range map[string]string{"/page": `id="back" href="/page"`, "": "", "https://evil.example/": ""} {
+		page := browser.get("/login?app=payroll").status(t, http.StatusOK)
+		begun := later(func() reply {
+			return browser.form("/login", page, "app", "payroll", "return_to", returnTo, "method", "session")
+		})
+		login := w.nextRequest(t)
+		w.pushed(login, 1, nil)
+		path := (<-begun).status(t, http.StatusSeeOther).Header.Get("Location")
+		page = browser.get(path).status(t, http.StatusOK)
+		page.lacks(t, `value="password"`) // who is signed in adds to that, and begins nothing anew
+		cancelled := later(func() reply { return browser.form(path+"/cancel", page) })
+		w.Await(t, login, events.StepCancelled, 0)
+		closeLogin(t, w.Broker, login, events.Closed{Outcome: events.CancelledBy})
+		(<-cancelled).goesTo(t, path)
+		page = browser.get(path).status(t, http.StatusOK)
+		page.contains(t, "You are still signed in as before.", back)
+		page.lacks(t, "Nobody was signed in", "evil.example")
+		if back == "" {
+			page.lacks(t, `id="back"`)
+		}
+		browser.get(path+"?lang=ja").contains(t, "ログインしたままです")
+		browser.get(path + "?lang=en")
+	}
+}

@@ -1,6 +1,8 @@
 package gateway
 
 import (
+	"crypto/aes"
+	"crypto/cipher"
 	"crypto/hkdf"
 	"crypto/hmac"
 	"crypto/sha256"
@@ -23,6 +25,7 @@ const (
 	deviceCookie purpose = "device"  // which browser this is, and who logged in with it
 	sourceTag    purpose = "source"  // a client's network, without telling it
 	promptNumber purpose = "number"  // what the login page shows and the phone asks for
+	typedName    purpose = "name"    // hides the name that a login by ID was begun with, in the browser that began it
 )
 
 // keys are what the gateway signs with. Every instance of the gateway has the same.
@@ -34,7 +37,7 @@ type keys struct {
 
 func newKeys(gateway string, secret []byte) (*keys, error) {
 	k := &keys{gateway: gateway, derived: make(map[purpose][]byte)}
-	for _, p := range []purpose{loginSecret, sessionToken, formToken, deviceCookie, sourceTag, promptNumber, "id"} {
+	for _, p := range []purpose{loginSecret, sessionToken, formToken, deviceCookie, sourceTag, promptNumber, typedName, "id"} {
 		key, err := hkdf.Key(sha256.New, secret, nil, "sekisho gateway "+string(p)+" v1", sha256.Size)
 		if err != nil {
 			return nil, fmt.Errorf("derive key %s: %w", p, err)
@@ -97,4 +100,38 @@ func (k *keys) login(p purpose, token string) (events.Login, bool) {
 		return events.Login{}, false
 	}
 	return login, true
+}
+
+// seal hides a text from everybody but the gateway, who finds it only where it belongs: with the login.
+func (k *keys) seal(p purpose, login events.Login, text string) (string, error) {
+	box, err := k.box(p)
+	if err != nil {
+		return "", err
+	}
+	return tokenEncoding.EncodeToString(box.Seal(nil, nil, []byte(text), []byte(login.String()))), nil
+}
+
+// open is the text that was sealed for the login, empty if none was.
+func (k *keys) open(p purpose, login events.Login, sealed string) string {
+	raw, err := tokenEncoding.DecodeString(sealed)
+	if err != nil {
+		return ""
+	}
+	box, err := k.box(p)
+	if err != nil {
+		return ""
+	}
+	text, err := box.Open(nil, nil, raw, []byte(login.String()))
+	if err != nil {
+		return ""
+	}
+	return string(text)
+}
+
+func (k *keys) box(p purpose) (cipher.AEAD, error) {
+	block, err := aes.NewCipher(k.derived[p])
+	if err != nil {
+		return nil, err
+	}
+	return cipher.NewGCMWithRandomNonce(block)
 }

@@ -44,7 +44,7 @@ type StepUp struct {
 }
 
 // Login follows one login through all of its states. Its forms post to /login/{ID}/answers (csrf, code),
-// /login/{ID}/factor (csrf, factor) and /login/{ID}/cancel (csrf).
+// /login/{ID}/factor (csrf, factor) and /login/{ID}/cancel (csrf, and then, which is "password" for who wants to use that).
 type Login struct {
 	ID, CSRF     string
 	App, AppName string
@@ -55,8 +55,12 @@ type Login struct {
 	Deadline     time.Time
 	Challenge    *Challenge // with "challenge" only
 	Choices      []string   // factors that may be asked for, the present one included
-	Notice       string     // "", "wrong_code", "bad_code", "undelivered", "resent", "too_soon"; of a push "wrong_number", "declined" or "not_counted", and "exhausted" where its challenge is so
+	Notice       string     // "", "wrong_code", "bad_code", "undelivered" (a text message), "undelivered_push", "resent", "resent_push", "too_soon"; of a push "wrong_number", "declined" or "not_counted", and "exhausted" where its challenge is so
+	Declined     bool       // with "denied": the user declined on a phone
+	SignedIn     bool       // with "cancelled": this browser still has a session
 	Now          time.Time  // the server's clock, so that countdowns survive a wrong clock in the browser
+
+	PasswordInstead bool // a login by ID to an app that takes a password too; the same for every name
 }
 
 // A Challenge is what the person is asked to do in one round.

@@ -37,7 +37,7 @@ func everyPage(say func(string) string) map[string]Page {
 		"token": {Factor: "token", Hint: say("Token"), Question: say("1827"), ResendAt: now.Add(30 * time.Second)},
 	}
 	for factor, challenge := range challenges {
-		for _, notice := range []string{"", "wrong_code", "bad_code", "undelivered", "resent", "too_soon"} {
+		for _, notice := range []string{"", "wrong_code", "bad_code", "undelivered", "undelivered_push", "resent", "resent_push", "too_soon"} {
 			l := login
 			challenge.Round, challenge.AttemptsLeft, challenge.Expires = 1, 4, now.Add(4*time.Minute)
 			l.Status, l.Notice, l.Challenge = "challenge", notice, new(challenge)
@@ -51,7 +51,7 @@ func everyPage(say func(string) string) map[string]Page {
 		"too late": func(c *Challenge) { c.Expires = now },
 		"spent":    func(c *Challenge) { c.Number, c.Exhausted = "", true },
 	} {
-		for _, notice := range []string{"", "wrong_number", "declined", "not_counted", "undelivered"} {
+		for _, notice := range []string{"", "wrong_number", "declined", "not_counted", "undelivered", "undelivered_push"} {
 			l, challenge := login, challenges["push"]
 			challenge.Round, challenge.AttemptsLeft, challenge.Expires = 1, 4, now.Add(4*time.Minute)
 			change(&challenge)
@@ -70,6 +70,18 @@ func everyPage(say func(string) string) map[string]Page {
 		l := login
 		l.Status, l.Reason = "failed", reason
 		all["failed "+reason] = l
+	}
+	for name, change := range map[string]func(*Login){
+		"denied declined":                   func(l *Login) { l.Status, l.Declined = "denied", true },
+		"cancelled signed in":               func(l *Login) { l.Status, l.SignedIn = "cancelled", true },
+		"cancelled signed in, from nowhere": func(l *Login) { l.Status, l.SignedIn, l.ReturnTo = "cancelled", true, "" },
+		"expired instead":                   func(l *Login) { l.Status, l.PasswordInstead = "expired", true },
+		"failed undelivered instead":        func(l *Login) { l.Status, l.Reason, l.PasswordInstead = "failed", "undelivered", true },
+		"challenge push instead":            func(l *Login) { l.Status, l.PasswordInstead, l.Challenge = "challenge", true, new(challenges["push"]) },
+	} {
+		l := login
+		change(&l)
+		all[name] = l
 	}
 	all["home"] = Home{
 		User: say("alice"), App: say("demo"), AppName: say("Demo"), ACR: say("two-factor"), CSRF: say("csrf"),
