@@ -34,8 +34,11 @@ func (n *notifier) dispatch(ctx context.Context, e *events.Event, wanted *events
 	if wanted.Deadline.Before(expires) {
 		expires = wanted.Deadline
 	}
-	intended, err := n.store.intend(ctx, prompt{place: place{e.Login, e.N}, User: wanted.User, Created: at, Expires: expires}, wanted.SourceTag)
-	p, devices := intended.prompt, intended.devices // a decoy has none, and is asked for them like any other
+	intended, err := n.store.intend(ctx, prompt{place: place{e.Login, e.N}, User: wanted.User, Decoy: wanted.Decoy, Created: at, Expires: expires}, wanted.SourceTag)
+	p, devices := intended.prompt, intended.devices
+	if wanted.Decoy { // asked for them like any other, and has none: a phone that was added since the user was identified is not theirs to answer with
+		devices = nil
+	}
 	switch {
 	case err != nil:
 		return nil, err

@@ -82,17 +82,62 @@ func TestChallengeTellsNothingOfAName(t *testing.T) {
 	expect(t, "challenges", real, decoy)
 }
 
-// A decoy walks the same road, and no answer to it is ever right.
+// A decoy walks the same road, and no answer to it is ever right: not even one that got into the stream.
 func TestDecoyIsNeverRight(t *testing.T) {
 	s := newSite(t)
 	n := s.serve(t)
 	p := s.phone(t, "alice")
-	l := s.login(t, "alice", func(l *login) { l.decoy = true }) // as if somebody had made a decoy of a user with a phone
-	e := l.wanted(t, 1)
-	expect(t, "dispatch", dispatch(t, n, e), "")
-	l.event(t, events.StepChallenged, 1)
-	expect(t, "result", p.answer(t, p.assertion(t, p.asked(t), approve, number)), "wrong 2")
-	expect(t, "verified", l.has(t, events.StepVerified, 1), false)
+	l := s.login(t, "alice", asDecoy) // as if somebody had made a decoy of a user with a phone
+	l.challenged(t, n, 1)
+	expect(t, "prompts", len(p.prompts(t)), 0)
+	asked := promptView{Login: l.String(), Round: 1, Nonce: encode(l.nonce(t))}
+	expect(t, "result", p.answer(t, p.assertion(t, asked, approve, number)), "422")
+	expect(t, "answered", l.has(t, events.StepAnswered, 1), false)
+
+	history, err := n.bus.Login(t.Context(), l.Login)
+	check(t, err)
+	e, release, err := n.take(t.Context(), history, l.event(t, events.StepChallenged, 1), 1, events.Response{Assertion: p.assertion(t, asked, approve, number)})
+	check(t, err)
+	release(false)
+	out, err := n.decide(t.Context(), l.event(t, e.Step, e.N), e.Data.(*events.Answered))
+	check(t, err)
+	expect(t, "verdict", out[0].Data.(*events.Rejected).Reason, events.RejectedWrong)
+}
+
+func asDecoy(l *login) { l.decoy = true }
+
+// nonce is that of the login's first prompt, whoever may see it.
+func (l *login) nonce(t testing.TB) (nonce []byte) {
+	t.Helper()
+	check(t, l.admin.QueryRow(t.Context(), `SELECT nonce FROM push.prompts WHERE login = $1 AND round = 1`, l.ID).Scan(&nonce))
+	return nonce
+}
+
+// Whoever begins a login with the name of a user without a phone makes a decoy. A phone that the user adds meanwhile neither shows it
+// nor rings for it, and it counts all the same.
+func TestDecoyAndAPhoneThatIsAddedMeanwhile(t *testing.T) {
+	s := newSite(t, func(c *config.Config) { c.Limits.PushPerUser, c.Limits.PushPerSource = 3, 4 })
+	n := s.serve(t)
+	from := func(l *login) { l.source = "s" }
+	s.login(t, "alice", asDecoy, from).challenged(t, n, 1)
+	later := s.login(t, "alice", asDecoy, from) // identified before there is a phone, challenged after
+	p, bob := s.phone(t, "alice"), s.phone(t, "bob")
+	p.push(t, n, "alice", simulators.WebPush)
+	bob.push(t, n, "bob", simulators.WebPush)
+	expect(t, "prompts", len(p.prompts(t)), 0)
+	later.challenged(t, n, 1)
+	expect(t, "prompts after the second", len(p.prompts(t)), 0)
+	s.login(t, "bob", from).challenged(t, n, 1)
+	expect(t, "who is hinted first", <-s.hints, bob.id)
+
+	l := s.login(t, "alice", from)
+	l.challenged(t, n, 1)
+	expect(t, "of a login of their own", p.asked(t).Login, l.String())
+	messages, err := s.far.WaitPush(t.Context(), "alice", 1)
+	check(t, err)
+	expect(t, "messages", len(messages), 1)
+	expect(t, "the fourth of the user", dispatch(t, n, s.login(t, "alice").wanted(t, 1)), events.UndeliveredLimited)
+	expect(t, "the fifth of the source", dispatch(t, n, s.login(t, "bob", from).wanted(t, 1)), events.UndeliveredLimited)
 }
 
 func TestNotForUs(t *testing.T) {

@@ -28,18 +28,18 @@ const (
 const noticeParameter = "notice"
 
 // tell writes a notice for the devices of its user, but for some, such as the one that did what the notice tells. It returns those
-// devices, and whether any of them had not been told.
-func (n *notifier) tell(ctx context.Context, told notice, but func(directory.Device) bool) (devices []directory.Device, news bool, err error) {
+// devices, and what came of it.
+func (n *notifier) tell(ctx context.Context, told notice, but func(directory.Device) bool) (devices []directory.Device, done telling, err error) {
 	if devices, err = n.directory.Devices(ctx, told.User); err != nil {
-		return nil, false, err
+		return nil, telling{}, err
 	}
 	devices = slices.DeleteFunc(devices, func(d directory.Device) bool { return but(d) || d.Kind != directory.Sekisho })
 	ids := make([]string, len(devices))
 	for i, d := range devices {
 		ids[i] = d.ID
 	}
-	news, err = n.store.tell(ctx, told, ids)
-	return devices, news, err
+	done, err = n.store.tell(ctx, told, ids)
+	return devices, done, err
 }
 
 // noticeTTL is how long a push service keeps the message about a notice for a phone that is off. FCM takes four weeks at
@@ -123,10 +123,10 @@ func (n *notifier) retell(ctx context.Context, kind, user string, message bus.St
 		}
 		told.Name = device.Name
 	}
-	devices, news, err := n.tell(ctx, told, func(d directory.Device) bool {
+	devices, done, err := n.tell(ctx, told, func(d directory.Device) bool {
 		return d.ID == made.By || d.ID == made.Device || !d.Enrolled.Before(ce.Time())
 	})
-	if err == nil && news {
+	if err == nil && done.news {
 		n.wakeFor(ctx, devices, kind, made.Device)
 	}
 	return err
@@ -139,7 +139,7 @@ type alert struct {
 }
 
 // warn tells all devices of a user about a login from a browser or a network that is new: once for each login, whatever
-// becomes of it. The login's own events say it better than the alert, for as long as they are there.
+// becomes of it, and silently beyond the limit. The login's own events say it better than the alert, for as long as they are there.
 func (n *notifier) warn(ctx context.Context, user string, message bus.Stored) error {
 	var said alert
 	if json.Unmarshal(message.Data, &said) != nil || said.App == "" || len(said.App) > maxApp {
@@ -158,12 +158,16 @@ func (n *notifier) warn(ctx context.Context, user string, message bus.Stored) er
 		return errMalformed
 	}
 	asked := n.asked(history)
-	devices, _, err := n.tell(ctx, notice{
+	devices, done, err := n.tell(ctx, notice{
 		User: user, Kind: unknownEnvironment, Cause: login.String(), Login: login,
 		App: cmp.Or(asked.App, said.App), Place: asked.Place, Browser: asked.Browser,
 	}, func(directory.Device) bool { return false })
 	if err != nil {
 		return err
+	}
+	if !done.rings { // somebody begins login after login
+		n.nudge(devices...)
+		return nil
 	}
 	n.wakeFor(ctx, devices, unknownEnvironment, login.String()) // once more after a crash: better than never
 	return nil

@@ -128,6 +128,115 @@ func TestUnknownEnvironmentOfAnOldLogin(t *testing.T) {
 	expect(t, "cooled down", s.cooled(t), true)
 }
 
+// rung is of how many notices about logins phones were woken.
+func (s *site) rung(t testing.TB) int {
+	t.Helper()
+	return s.count(t, `SELECT count(DISTINCT cause) FROM push.notices WHERE kind = 'unknown_environment' AND rings`)
+}
+
+// unknown makes n logins of a user from environments that are new, and returns what is said of them.
+func (s *site) unknown(t testing.TB, user string, n int) (said []bus.Stored) {
+	t.Helper()
+	for range n {
+		id, err := events.NewLogin("web")
+		check(t, err)
+		said = append(said, (&login{site: s, Login: id, user: user}).alert(t))
+	}
+	s.pass(events.MaxDeadline + time.Minute) // so nobody waits for their events, which are not there
+	return said
+}
+
+// Whoever begins many logins in a user's name lets their phones ring no more often than pushes may, in whatever processes; each is
+// in the list all the same.
+func TestNoticesOfLoginsRingSeldom(t *testing.T) {
+	s := newSite(t, func(c *config.Config) { c.Limits.PushPerUser = 3 })
+	instances := []*notifier{s.serve(t), s.start(t)}
+	n := instances[0]
+	p, bob := s.phone(t, "alice"), s.phone(t, "bob")
+	p.push(t, n, "alice", simulators.WebPush)
+	bob.push(t, n, "bob", simulators.WebPush)
+	s.phone(t, "alice") // another phone makes no login two
+	said := s.unknown(t, "alice", 12)
+	results := make(chan error, len(said))
+	for i, message := range said {
+		go func() { results <- instances[i%2].heed(t.Context(), message) }()
+	}
+	for range said {
+		check(t, <-results)
+	}
+	expect(t, "notices", len(fetch(t, p).Notices), len(said))
+	expect(t, "rung", s.rung(t), 3)
+	woken := func(want int) {
+		t.Helper()
+		messages, err := s.far.WaitPush(t.Context(), "alice", want)
+		check(t, err)
+		expect(t, "messages", len(messages), want)
+	}
+	woken(3)
+	for range len(said) * 2 { // to both phones
+		<-s.hints
+	}
+	for _, message := range said { // the same again, as after a crash: what rang rings again, and nothing else
+		check(t, n.heed(t.Context(), message))
+	}
+	expect(t, "rung", s.rung(t), 3)
+	woken(6)
+
+	check(t, n.heed(t.Context(), s.unknown(t, "bob", 1)[0]))
+	_, err := s.far.WaitPush(t.Context(), "bob", 1)
+	check(t, err)
+	check(t, n.changed(t.Context(), deviceEnrolled, directory.Device{ID: "x", User: "alice", Name: "thief"}, "x", ""))
+	woken(7)
+}
+
+// A notice rings again once limitWindow is over since another did. Those that did not ring do not count.
+func TestNoticesOfLoginsRingAgain(t *testing.T) {
+	s := newSite(t, func(c *config.Config) { c.Limits.PushPerUser = 2 })
+	n := s.start(t)
+	p := s.phone(t, "alice")
+	said := s.unknown(t, "alice", 6)
+	rung := func(message bus.Stored, want int) {
+		t.Helper()
+		check(t, n.heed(t.Context(), message))
+		expect(t, "rung", s.rung(t), want)
+	}
+	rung(said[0], 1)
+	s.pass(time.Minute)
+	rung(said[1], 2)
+	s.pass(limitWindow - time.Minute - time.Millisecond)
+	rung(said[2], 2)
+	s.pass(time.Millisecond)
+	rung(said[3], 3)
+	rung(said[4], 3)
+	s.pass(time.Minute)
+	rung(said[5], 4)
+	expect(t, "rows", s.count(t, `SELECT count(*) FROM push.notices WHERE device = $1`, p.id), len(said))
+}
+
+// A thief who adds a phone hides that behind no number of logins.
+func TestNoticesOfDevicesComeFirst(t *testing.T) {
+	s := newSite(t)
+	n := s.serve(t)
+	p := s.phone(t, "alice")
+	said := s.unknown(t, "alice", maxNotices+1)
+	for _, cause := range []string{"x", "y"} {
+		check(t, n.changed(t.Context(), deviceEnrolled, directory.Device{User: "alice", Name: cause}, cause, ""))
+		s.pass(time.Second)
+	}
+	for _, message := range said {
+		check(t, n.heed(t.Context(), message))
+		s.pass(time.Second)
+	}
+	notices := fetch(t, p).Notices
+	expect(t, "notices", len(notices), maxNotices)
+	expect(t, "the first", []string{notices[0].Device, notices[1].Device, notices[2].Kind}, []string{"y", "x", unknownEnvironment})
+	for i := 3; i < len(notices); i++ {
+		if notices[i].Kind != unknownEnvironment || !notices[i].At.Before(notices[i-1].At) {
+			t.Errorf("%d after %+v: %+v", i, notices[i-1], notices[i])
+		}
+	}
+}
+
 // Whatever else is in ACCOUNT, malformed alerts too, is passed over, and what comes with it in a batch is told once.
 func TestFollow(t *testing.T) {
 	s := newSite(t)

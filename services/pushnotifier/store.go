@@ -33,7 +33,7 @@ const (
 // A store keeps the schema push.
 type store struct {
 	db        *pgxpool.Pool
-	perUser   int // pushes in any time of limitWindow
+	perUser   int // pushes in any time of limitWindow; and as many notices about logins that ring
 	perSource int // pushes in a limitWindow that begins with the first
 	now       func() time.Time
 
@@ -75,6 +75,7 @@ type place struct {
 type prompt struct {
 	place
 	User    string
+	Decoy   bool // counts like any other, and no device hears of it
 	Nonce   []byte
 	Created time.Time
 	Expires time.Time
@@ -108,12 +109,14 @@ func (s *store) write(ctx context.Context, intents []intent) ([]intended, error)
 		rounds                           []int16
 		nonces                           [][]byte
 		created, expires                 []time.Time
+		decoys                           []bool
 		locks                            []int64
 	)
 	for _, i := range intents {
 		gateways, logins, rounds = append(gateways, i.Login.Gateway), append(logins, i.Login.ID), append(rounds, int16(i.Round))
 		users, sources, nonces = append(users, i.User), append(sources, i.source), append(nonces, i.Nonce)
 		created, expires = append(created, i.Created), append(expires, i.Expires)
+		decoys = append(decoys, i.Decoy)
 		locks = append(locks, lockKey("user", i.User))
 		if i.source != "" {
 			locks = append(locks, lockKey("source", i.source))
@@ -126,8 +129,8 @@ func (s *store) write(ctx context.Context, intents []intent) ([]intended, error)
 	// The second statement sees what was committed until the first got its locks.
 	batch.Queue(`
 		WITH asked AS (
-			SELECT * FROM unnest($1::text[], $2::uuid[], $3::smallint[], $4::text[], $5::text[], $6::bytea[], $7::timestamptz[], $8::timestamptz[])
-				WITH ORDINALITY AS a (gateway, login, round, user_id, source, nonce, created_at, expires_at, n)
+			SELECT * FROM unnest($1::text[], $2::uuid[], $3::smallint[], $4::text[], $5::text[], $6::bytea[], $7::timestamptz[], $8::timestamptz[], $13::boolean[])
+				WITH ORDINALITY AS a (gateway, login, round, user_id, source, nonce, created_at, expires_at, decoy, n)
 		), earlier AS (
 			SELECT a.n, p.nonce, p.created_at, p.expires_at FROM asked a JOIN push.prompts p USING (gateway, login, round)
 		), allowed AS (
@@ -145,11 +148,11 @@ func (s *store) write(ctx context.Context, intents []intent) ([]intended, error)
 				prompts = CASE WHEN s.started_at > $10 THEN s.prompts ELSE 0 END + excluded.prompts,
 				started_at = CASE WHEN s.started_at > $10 THEN s.started_at ELSE $9 END
 		), written AS (
-			INSERT INTO push.prompts (gateway, login, round, user_id, nonce, created_at, expires_at)
-			SELECT gateway, login, round, user_id, nonce, created_at, expires_at FROM fresh
+			INSERT INTO push.prompts (gateway, login, round, user_id, nonce, created_at, expires_at, decoy)
+			SELECT gateway, login, round, user_id, nonce, created_at, expires_at, decoy FROM fresh
 		)
 		SELECT n, nonce, created_at, expires_at FROM earlier UNION ALL SELECT n, nonce, created_at, expires_at FROM fresh`,
-		gateways, logins, rounds, users, sources, nonces, created, expires, now, now.Add(-limitWindow), s.perUser, s.perSource,
+		gateways, logins, rounds, users, sources, nonces, created, expires, now, now.Add(-limitWindow), s.perUser, s.perSource, decoys,
 	).Query(func(rows pgx.Rows) error {
 		var (
 			n     int
@@ -177,7 +180,7 @@ func (p *prompt) columns() []any {
 	return []any{&p.Login.Gateway, &p.Login.ID, &p.Round, &p.User, &p.Nonce, &p.Created, &p.Expires, &p.Ended}
 }
 
-// prompt is the prompt of a round, nil if there is none. It may have ended since this process listed it, which its login's events tell.
+// prompt is the prompt of a round that devices may answer, nil if there is none. It may have ended since this process listed it, which its login's events tell.
 func (s *store) prompt(ctx context.Context, at place) (*prompt, error) {
 	if p, ok := s.listed.Get(at); ok {
 		return &p, nil
@@ -189,7 +192,8 @@ func (s *store) find(ctx context.Context, places []place) ([]*prompt, error) {
 	gateways, logins, rounds := columnsOf(places)
 	rows, err := s.db.Query(ctx, `
 		SELECT `+promptColumns+`, q.n
-		FROM unnest($1::text[], $2::uuid[], $3::smallint[]) WITH ORDINALITY AS q (gateway, login, round, n) JOIN push.prompts p USING (gateway, login, round)`,
+		FROM unnest($1::text[], $2::uuid[], $3::smallint[]) WITH ORDINALITY AS q (gateway, login, round, n) JOIN push.prompts p USING (gateway, login, round)
+		WHERE NOT p.decoy`,
 		gateways, logins, rounds)
 	if err != nil {
 		return nil, fmt.Errorf("pushnotifier: read prompts: %w", err)
@@ -232,7 +236,8 @@ func columnsOf(places []place) (gateways, logins []string, rounds []int16) {
 
 type reader struct{ user, device string }
 
-// A list is what waits for a device, each newest first.
+// A list is what waits for a device, each newest first, but what happened to the user's devices before any login: anybody can cause
+// notices about logins, and shall not hide with them that there is a phone more.
 type list struct {
 	prompts []prompt // of its user, that may still be answered
 	notices []notice // that it has not seen yet
@@ -254,7 +259,7 @@ func (s *store) list(ctx context.Context, readers []reader) ([]list, error) {
 	batch := &pgx.Batch{}
 	batch.Queue(`
 		SELECT `+promptColumns+`, q.n FROM unnest($1::text[]) WITH ORDINALITY AS q (user_id, n), LATERAL (
-			SELECT * FROM push.prompts WHERE user_id = q.user_id AND created_at > $2 AND expires_at > $3 AND ended_at IS NULL
+			SELECT * FROM push.prompts WHERE user_id = q.user_id AND created_at > $2 AND expires_at > $3 AND ended_at IS NULL AND NOT decoy
 			ORDER BY created_at DESC LIMIT $4
 		) p ORDER BY q.n, p.created_at DESC`, users, now.Add(-events.MaxDeadline), now, maxPrompts,
 	).Query(func(rows pgx.Rows) error {
@@ -265,8 +270,8 @@ func (s *store) list(ctx context.Context, readers []reader) ([]list, error) {
 	})
 	batch.Queue(`
 		SELECT `+noticeColumns+`, q.n FROM unnest($1::text[]) WITH ORDINALITY AS q (device, n), LATERAL (
-			SELECT * FROM push.notices WHERE device = q.device AND seen_at IS NULL ORDER BY created_at DESC, id LIMIT $2
-		) v ORDER BY q.n, v.created_at DESC, v.id`, devices, maxNotices,
+			SELECT * FROM push.notices WHERE device = q.device AND seen_at IS NULL ORDER BY kind = $3, created_at DESC, id LIMIT $2
+		) v ORDER BY q.n, v.kind = $3, v.created_at DESC, v.id`, devices, maxNotices, unknownEnvironment,
 	).Query(func(rows pgx.Rows) error {
 		return scan(rows, func(n int, told *notice) { out[n-1].notices = append(out[n-1].notices, *told) })
 	})
@@ -360,22 +365,45 @@ type notice struct {
 	Created time.Time
 }
 
-// tell writes a notice for each of some devices, and reports whether any of them had not been told, or not by which name the device
-// was called that was changed: the event of a change does not say.
-func (s *store) tell(ctx context.Context, n notice, devices []string) (news bool, err error) {
+// A telling is what came of a notice.
+type telling struct {
+	news  bool // a device had not been told, or not by which name the device was called that was changed: the event of a change does not say
+	rings bool // push services are to be asked; else it waits in the list
+}
+
+// tell writes a notice for each of some devices. Of logins, which anybody can begin, no more ring in a limitWindow than a user gets
+// pushes. They are counted one after the other under an advisory lock, in whatever process they arise; what was told before, such as
+// by a process that died, counts and rings as it did.
+func (s *store) tell(ctx context.Context, n notice, devices []string) (told telling, err error) {
 	ids := make([]string, len(devices))
 	for i := range ids {
 		ids[i] = rand.Text()
 	}
-	tag, err := s.db.Exec(ctx, `
-		INSERT INTO push.notices (id, device, user_id, kind, cause, gateway, login, app, place, browser, name, created_at)
-		SELECT id, device, $3, $4, $5, nullif($6, ''), nullif($7, '')::uuid, $8, $9, $10, $11, $12 FROM unnest($1::text[], $2::text[]) AS d (id, device)
-		ON CONFLICT (device, kind, cause) DO UPDATE SET name = excluded.name WHERE notices.name = '' AND excluded.name <> ''`,
-		ids, devices, n.User, n.Kind, n.Cause, n.Login.Gateway, n.Login.ID, n.App, n.Place, n.Browser, n.Name, s.now())
-	if err != nil {
-		return false, fmt.Errorf("pushnotifier: write notices: %w", err)
+	now := s.now()
+	batch := &pgx.Batch{}
+	batch.Queue(`SELECT pg_advisory_xact_lock($1)`, lockKey("notice", n.User))
+	// The second statement sees what was committed until the first got its lock.
+	batch.Queue(`
+		WITH decided AS (
+			SELECT $4 <> $13 OR coalesce(
+				(SELECT bool_or(rings) FROM push.notices WHERE device = ANY($2) AND kind = $4 AND cause = $5),
+				(SELECT count(DISTINCT cause) FROM push.notices
+				 WHERE user_id = $3 AND kind = 'unknown_environment' AND rings AND created_at > $14) < $15) AS rings
+		), written AS (
+			INSERT INTO push.notices (id, device, user_id, kind, cause, gateway, login, app, place, browser, name, created_at, rings)
+			SELECT id, device, $3, $4, $5, nullif($6, ''), nullif($7, '')::uuid, $8, $9, $10, $11, $12, rings
+			FROM unnest($1::text[], $2::text[]) AS d (id, device), decided
+			ON CONFLICT (device, kind, cause) DO UPDATE SET name = excluded.name WHERE notices.name = '' AND excluded.name <> ''
+			RETURNING 1
+		)
+		SELECT EXISTS (SELECT FROM written), rings FROM decided`,
+		ids, devices, n.User, n.Kind, n.Cause, n.Login.Gateway, n.Login.ID, n.App, n.Place, n.Browser, n.Name, now,
+		unknownEnvironment, now.Add(-limitWindow), s.perUser,
+	).QueryRow(func(row pgx.Row) error { return row.Scan(&told.news, &told.rings) })
+	if err := s.db.SendBatch(ctx, batch).Close(); err != nil {
+		return telling{}, fmt.Errorf("pushnotifier: write notices: %w", err)
 	}
-	return tag.RowsAffected() > 0, nil
+	return told, nil
 }
 
 // disowned is the notice of which a user said that it was not them, nil if there is none of that id.

@@ -127,7 +127,7 @@ type Limits struct {
 	SMSPerUser      int `yaml:"sms_per_user"`      // text messages to one user in an hour; default 10
 	SMSPerNumber    int `yaml:"sms_per_number"`    // text messages to one number in an hour; default 10
 	NoticesPerUser  int `yaml:"notices_per_user"`  // text messages in an hour that tell one user of changes of phones; more are not told; default 5
-	PushPerUser     int `yaml:"push_per_user"`     // pushes to one user in 10 minutes; default 10
+	PushPerUser     int `yaml:"push_per_user"`     // pushes to one user in 10 minutes, and as many notices about logins for which phones ring; default 10
 	PushPerSource   int `yaml:"push_per_source"`   // pushes that one network causes in 10 minutes; default 60
 }
 
