@@ -22,6 +22,8 @@ const known = { connection: "connecting", prompts: [], notices: [], notification
 
 // The screen.
 
+let leaving; // the timer of a result, which leaves by itself
+
 function show(name, data, on, more = {}) {
   const draw = () => {
     const content = views[name](t, data, on).filter(Boolean);
@@ -30,22 +32,36 @@ function show(name, data, on, more = {}) {
     fill();
     count();
   };
+  clearTimeout(leaving);
   shown = { name, draw, ...more };
   draw();
   document.querySelector("h1").focus(); // so that a screen reader says where the user is
 }
 
-// fill draws those parts of the home screen that have changed, and leaves alone where the user is typing.
+// fill draws those parts of the screen that have changed, and leaves alone where the user is typing.
 function fill() {
-  if (shown.name !== "home") return;
-  for (const [id, data] of Object.entries(known)) {
+  for (const [id, data] of Object.entries(parts())) {
     const slot = document.getElementById(id);
     const drawn = JSON.stringify(data);
-    if (slot.drawn === drawn || slot.contains(document.activeElement) && document.activeElement.tagName === "INPUT") continue;
+    const focused = slot.contains(document.activeElement);
+    if (slot.drawn === drawn || focused && document.activeElement.tagName === "INPUT") continue;
     slot.drawn = drawn;
     slot.replaceChildren(...(views[id](t, data, actions) || []));
+    if (focused && shown.prompt) document.querySelector("h1").focus({ preventScroll: true }); // what had the focus is gone
   }
 }
+
+// parts are what fill draws on this screen, by the id of the slot.
+function parts() {
+  const { prompt, busy } = shown;
+  if (prompt) return { others: { waiting: open(prompt).length > 0, busy: Boolean(busy) } };
+  if (shown.name !== "home") return {};
+  const told = known.prompts.length > 0 || ["live", "polling"].includes(known.connection); // else nobody knows whether there are any
+  return { ...known, prompts: told && known.prompts };
+}
+
+// open are the prompts that can still be answered, but for one.
+const open = (but) => known.prompts.filter((prompt) => Date.parse(prompt.expires) > now() && !(but && same(but, prompt)));
 
 // count keeps the time that a prompt has left.
 function count() {
@@ -53,7 +69,7 @@ function count() {
   if (!prompt) return;
   const left = Math.ceil((Date.parse(prompt.expires) - now()) / 1000);
   if (left <= 0) {
-    if (!busy) showResult("expired"); // else the answer that is on its way tells what came of it
+    if (!busy) showResult("expired", prompt); // else the answer that is on its way tells what came of it
     return;
   }
   document.getElementById("left").textContent = `${Math.floor(left / 60)}:${String(left % 60).padStart(2, "0")}`;
@@ -63,12 +79,13 @@ setInterval(count, 1000);
 
 function showHome() {
   show("home", { device }, actions);
+  if (channel) loadDevices().catch(() => {}); // the next time; without a channel it comes with the connection
 }
 
-// showNext opens what came meanwhile, if it is one prompt; several are for the user to choose from.
+// showNext opens what waits beside what a result is about, if it is one prompt; several are for the user to choose from.
 function showNext() {
-  const open = known.prompts.filter((prompt) => Date.parse(prompt.expires) > now());
-  if (open.length === 1) showPrompt(open[0]);
+  const waiting = open(shown.about);
+  if (waiting.length === 1) showPrompt(waiting[0]);
   else showHome();
 }
 
@@ -82,12 +99,16 @@ async function showActivate(state = {}) {
 }
 
 function showPrompt(prompt, state = {}) {
-  show("prompt", { prompt, several: known.prompts.length > 1, ...state }, actions, { prompt, busy: state.busy });
+  show("prompt", { prompt, ...state }, actions, { prompt, busy: state.busy });
   if (state.problem) document.getElementById("number")?.focus();
 }
 
-function showResult(kind) {
-  show("result", { kind }, actions);
+const reading = 10_000; // ms, for a result
+
+// showResult tells what came of a prompt, if it is about one, and goes on when it was read: nothing waits behind it for a tap.
+function showResult(kind, about) {
+  show("result", { kind }, actions, { about });
+  leaving = setTimeout(showNext, reading);
 }
 
 // model is what people call this device, as far as the browser tells.
@@ -109,35 +130,50 @@ async function news() {
     throw error;
   }
   if (device !== mine) return;
-  const before = known.prompts;
+  const before = { ...known };
   const prompts = there.prompts.filter((prompt) => !decided.some((other) => same(other, prompt)));
-  Object.assign(known, { prompts, notices: there.notices });
+  const notices = there.notices.filter((notice) => !settled.has(notice.id));
+  Object.assign(known, { prompts, notices });
   follow(before);
   fill();
 }
 
-// decided are prompts that were answered here. A list that was asked for before may still have them, and so may one for a
-// moment after: what is answered is not asked again.
+// decided are prompts that were answered here, and settled the ids of notices. A list that was asked for before may still have
+// them, and so may one for a moment after: what is answered is not asked again.
 let decided = [];
+const settled = new Set();
 
 const same = (a, b) => a.login === b.login && a.round === b.round;
 
-// follow opens a prompt that comes alone, and closes one that is over: answered on another phone, replaced or withdrawn.
+// follow opens a prompt that comes alone, and closes one that is over: answered on another phone, replaced or withdrawn. A result
+// makes way for what is new.
 function follow(before) {
-  const { prompts } = known;
-  if (shown.prompt && !shown.busy && !prompts.some((prompt) => same(prompt, shown.prompt))) showResult("over");
-  const fresh = prompts.filter((prompt) => !before.some((old) => same(old, prompt)));
+  const { prompts, notices } = known;
+  const over = shown.prompt && !shown.busy && !prompts.some((prompt) => same(prompt, shown.prompt));
+  if (over) showResult("over", shown.prompt);
+  const fresh = prompts.filter((prompt) => !before.prompts.some((old) => same(old, prompt)) && !(shown.about && same(shown.about, prompt)));
+  const news = notices.filter((notice) => !before.notices.some((old) => old.id === notice.id));
   if (shown.name === "home" && prompts.length === 1 && fresh.length === 1 && !document.querySelector("main input:focus")) showPrompt(prompts[0]);
+  else if (shown.name === "result" && fresh.length > 0) {
+    showNext();
+    if (over) say(t("result.over")); // the one that was just there, and looks alike
+  } else if (shown.name === "result" && news.length > 0) showHome();
+  if (news.some((notice) => notice.kind.startsWith("device_"))) loadDevices().catch(() => {}); // with the next, or when home is shown
 }
 
+let asked = 0; // for the list of phones: an answer that a newer one has overtaken says nothing
+
 async function loadDevices() {
-  const { devices, vapid } = await call(device, "GET", "/v1/authenticator/devices");
+  const mine = device;
+  const turn = ++asked;
+  const { devices, vapid } = await call(mine, "GET", "/v1/authenticator/devices");
+  if (device !== mine || turn !== asked) return;
   known.devices = devices;
   const self = devices.find((item) => item.this);
   if (device.vapid !== vapid || self && device.name !== self.name) {
     Object.assign(device, { vapid, name: self?.name ?? device.name });
     await keep("device", device);
-    if (shown.name === "home") showHome();
+    if (shown.name === "home") shown.draw();
   }
   fill();
 }
@@ -228,7 +264,7 @@ const actions = {
   again: () => showWelcome(),
   async decide(decision, number) {
     const { prompt } = shown;
-    showPrompt(prompt, { busy: true });
+    showPrompt(prompt, { busy: decision, number });
     try {
       const { result, attempts_left: left } = await answer(device, prompt, decision, number);
       if (result === "wrong" && left > 0) {
@@ -237,17 +273,19 @@ const actions = {
       }
       decided = [...decided.filter((other) => Date.parse(other.expires) > now()), prompt];
       known.prompts = known.prompts.filter((other) => !same(other, prompt));
-      showResult({ approved: "approved", denied: decision === "not_me" ? "not_me" : "denied" }[result] ?? "exhausted");
+      showResult({ approved: "approved", denied: decision === "not_me" ? "not_me" : "denied" }[result] ?? "exhausted", prompt);
     } catch (error) {
       if (error instanceof Removed) await showRemoved();
-      else if (error instanceof Refused) showResult(error.status === 409 ? "over" : "failed");
-      else showPrompt(prompt, { problem: "unreachable" });
+      else if (error instanceof Refused) showResult(error.status === 409 ? "over" : "failed", prompt);
+      else showPrompt(prompt, { problem: "unreachable", number });
     }
   },
   async notice(item, decision) {
     if (!(await doing(call(device, "POST", `/v1/authenticator/notices/${item.id}`, { decision })))) return;
+    settled.add(item.id);
     known.notices = known.notices.filter((other) => other.id !== item.id);
-    if (decision === "not_me") showResult("reported");
+    if (decision === "not_me" && shown.prompt) say(t("result.reported")); // it came meanwhile
+    else if (decision === "not_me") showResult("reported");
     fill();
   },
   async notifications() {

@@ -17,7 +17,7 @@ export async function load(language) {
   // The worker's own requests do not pass through it, and the network may be none that carries anything.
   const texts = await ((await globalThis.caches?.match(file).catch(() => undefined)) ?? (await fetch(file))).json();
   const t = (key, values = {}) => (texts[key] ?? key).replace(/\{(\w+)\}/g, (_, name) => values[name]);
-  const clock = new Intl.DateTimeFormat(language, { timeStyle: "short" });
+  const clock = new Intl.DateTimeFormat(language, { timeStyle: "medium" }); // with seconds: two requests may be of one minute
   const moment = new Intl.DateTimeFormat(language, { dateStyle: "medium", timeStyle: "short" });
   const regions = new Intl.DisplayNames(language, { type: "region" });
   return Object.assign(t, {

@@ -44,10 +44,10 @@ export const home = (t, { device }) => [
 
 export const connection = (t, state) => [el("p", { class: `connection ${state}`, role: "status" }, t(`connection.${state}`))];
 
-export const prompts = (t, all, on) => [
+export const prompts = (t, all, on) => all && [
   all.length > 0
     ? section("waiting", t("prompts.title"), el("ul", { class: "rows" }, all.map((prompt) =>
-        el("li", {}, button("secondary request", [el("strong", {}, prompt.app), el("span", {}, [t.place(prompt.place ?? ""), t.clock(prompt.asked)].filter(Boolean).join(" · "))], () => on.open(prompt))))))
+        el("li", {}, button("secondary request", [el("strong", {}, prompt.app), el("span", {}, [t.place(prompt.place ?? ""), prompt.browser, t.clock(prompt.asked)].filter(Boolean).join(" · "))], () => on.open(prompt))))))
     : el("p", { class: "empty" }, t("prompts.none")),
 ];
 
@@ -89,23 +89,29 @@ export const devices = (t, all, on) => all.length > 0 && [
   }))),
 ];
 
-// prompt asks for a decision. Approve takes the six digits that the login page shows, unless the app does without.
-export function prompt(t, { prompt, problem, left, busy, several }, on) {
-  const approve = el("button", { class: "primary", disabled: busy || prompt.number }, t("prompt.approve"));
+// prompt asks for a decision. Approve takes the six digits that the login page shows, unless the app does without. While one is
+// on its way, busy says which. The slot is filled when other prompts come and go.
+export function prompt(t, { prompt, problem, left, busy, number = "" }, on) {
+  const word = (decision) => t(busy === decision ? "prompt.busy" : `prompt.${decision}`);
+  const mark = (decision) => ({ disabled: Boolean(busy), "aria-disabled": busy === decision && "true" });
+  const approve = el("button", { class: "primary", ...mark("approve") }, word("approve"));
+  const typed = () => {
+    const digits = input.value.normalize("NFKC").replace(/\D/g, "").slice(0, 6); // people type full-width digits and paste spaces
+    if (digits !== input.value) input.value = digits;
+    approve.disabled = digits.length !== 6;
+  };
   const input = prompt.number && el("input", {
-    id: "number", class: "code", type: "text", inputmode: "numeric", autocomplete: "off", maxlength: "6", required: true, disabled: busy,
+    id: "number", class: "code", type: "text", inputmode: "numeric", autocomplete: "off", maxlength: "6", required: true, disabled: Boolean(busy), value: number,
     "aria-describedby": problem ? "problem detail" : "detail", "aria-invalid": problem === "wrong" && "true",
-    oninput: () => {
-      const digits = input.value.normalize("NFKC").replace(/\D/g, "").slice(0, 6); // people type full-width digits and paste spaces
-      if (digits !== input.value) input.value = digits;
-      approve.disabled = digits.length !== 6;
-    },
+    oninput: (event) => { if (!event.isComposing) typed(); }, // an input method would lose what it composes
+    oncompositionend: typed,
     onpaste: (event) => { // maxlength would cut "123 456"
       event.preventDefault();
       input.value = event.clipboardData.getData("text");
-      input.dispatchEvent(new Event("input"));
+      typed();
     },
   });
+  if (input && !busy) typed();
   return [
     heading(t("prompt.title")),
     problem && el("p", { class: "notice bad", id: "problem", role: "alert" }, t(`prompt.${problem}`, { left })),
@@ -116,11 +122,16 @@ export function prompt(t, { prompt, problem, left, busy, several }, on) {
       el("p", { id: "detail" }, t(prompt.number ? "prompt.number_detail" : "prompt.tap_detail")),
       input && el("div", { class: "field" }, el("label", { for: "number" }, t("prompt.number")), input),
       approve),
-    button("secondary", t("prompt.deny"), () => on.decide("deny", ""), { disabled: busy }),
-    button("danger", t("prompt.not_me"), () => on.decide("not_me", ""), { disabled: busy }),
-    several && button("quiet", t("prompt.back"), on.back),
+    button("secondary", word("deny"), () => on.decide("deny", ""), mark("deny")),
+    button("danger", word("not_me"), () => on.decide("not_me", ""), mark("not_me")),
+    el("div", { id: "others", role: "status" }),
   ];
 }
+
+export const others = (t, { waiting, busy }, on) => waiting && [
+  el("p", {}, t("prompt.others")),
+  button("quiet", t("prompt.back"), on.back, { disabled: busy }),
+];
 
 export const result = (t, { kind }, on) => [
   seal(kind === "approved" ? "good" : "", { approved: "✓", denied: "✕", not_me: "✕" }[kind] ?? "!"),
