@@ -104,7 +104,7 @@ func (c *Config) problems() []problem {
 func (p *Push) problems(v *checker) {
 	const longest = 10 * time.Minute
 	v.span("push.ttl", p.TTL, time.Second, longest)
-	v.span("push.activation", p.Activation, time.Second, 24*time.Hour)
+	v.span("push.activation", p.Activation, time.Second, longest) // SP 800-63B-4 section 4.1.2.2
 	v.number("push.devices", p.Devices, 1, 1000)
 	v.number("push.wrong", p.Wrong, 1, events.Attempts)
 	v.span("push.cooldown", p.Cooldown, 0, 24*time.Hour)

@@ -56,7 +56,7 @@ type Code struct {
 // Push is about challenges on a phone.
 type Push struct {
 	TTL         time.Duration `yaml:"ttl"`         // how long a push waits for its answer; at most 10m, default 2m
-	Activation  time.Duration `yaml:"activation"`  // how long an invitation to enroll a phone can be used; default 10m
+	Activation  time.Duration `yaml:"activation"`  // how long an invitation to enroll a phone can be used; default 10m, and no longer
 	Devices     int           `yaml:"devices"`     // phones that one user may have; default 10
 	Wrong       int           `yaml:"wrong"`       // wrong numbers after which a login takes no more pushes; default 3
 	Cooldown    time.Duration `yaml:"cooldown"`    // how long a user gets no push after having said "this was not me"; default 10m
