@@ -412,3 +412,25 @@ func TestTouchTogether(t *testing.T) {
 		}
 	}
 }
+
+// Whoever may revoke a session can not undo it.
+func TestRevokedStaysRevoked(t *testing.T) {
+	w := newWorld(t)
+	v := w.session(w.user("u"))
+	if ok, err := w.store("sessionissuer").Insert(t.Context(), v); err != nil || !ok {
+		t.Fatal(ok, err)
+	}
+	if _, err := w.store("console").Revoke(t.Context(), v.Login, "admin"); err != nil {
+		t.Fatal(err)
+	}
+	for _, role := range []string{"gateway", "console", "pushnotifier", ""} {
+		for _, at := range []string{"NULL", "now() + interval '1 year'"} {
+			if _, err := w.db.Pool(t, role).Exec(t.Context(), `UPDATE sessions.sessions SET revoked_at = `+at); err == nil {
+				t.Errorf("%q set revoked_at = %s", role, at)
+			}
+		}
+	}
+	if _, err := w.store("gateway").Revoke(t.Context(), v.Login, "user"); err != nil { // once more changes nothing
+		t.Error(err)
+	}
+}
