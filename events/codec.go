@@ -285,6 +285,9 @@ func (e *Event) check() error {
 	if !slices.Contains(row.By, by) || e.By == GatewayWorker {
 		return invalid(fmt.Errorf("source %q may not publish %s of %s", e.By, e.Step, e.Login))
 	}
+	if answer, ok := e.Data.(*Answered); ok && answer.Code != nil && by != GatewayWorker {
+		return invalid(errors.New("a code is typed at a gateway, which is its source"))
+	}
 	if (e.Step == StepAnswered || e.Step == StepChosen) && (len(e.Nonce) < 16 || len(e.Nonce) > 64) {
 		return invalid(errors.New("extension nonce: want 16 to 64 characters"))
 	}

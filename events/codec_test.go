@@ -214,6 +214,10 @@ func TestWriteRefuses(t *testing.T) {
 			answer := e.Data.(*events.Answered)
 			e.Nonce, answer.Response = strings.Repeat("n", 16), answer.Code
 		},
+		"a code from elsewhere": func(e *events.Event) {
+			*e = *answeredWithoutNonce(e.Login)
+			e.Nonce, e.By = strings.Repeat("n", 16), "pushnotifier"
+		},
 		"answered without a nonce": func(e *events.Event) { *e = *answeredWithoutNonce(e.Login) },
 	} {
 		t.Run(name, func(t *testing.T) {
