@@ -50,9 +50,10 @@ func TestBinaryRoundTrip(t *testing.T) {
 	}
 }
 
-func TestStructuredMode(t *testing.T) {
-	want := example(t)
-	ce, err := want.CloudEvent()
+// structured is an event in structured mode.
+func structured(t *testing.T, e *events.Event) []byte {
+	t.Helper()
+	ce, err := e.CloudEvent()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -60,6 +61,12 @@ func TestStructuredMode(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return body
+}
+
+func TestStructuredMode(t *testing.T) {
+	want := example(t)
+	body := structured(t, want)
 	header := nats.Header{"content-type": {"application/cloudevents+json; charset=utf-8"}}
 	got, err := events.Read(want.Subject(), header, body)
 	if err != nil {
@@ -73,14 +80,7 @@ func TestStructuredMode(t *testing.T) {
 // Two readers may take a different one of two members with one name, so no such event is taken.
 func TestStructuredModeRefuses(t *testing.T) {
 	want := example(t)
-	ce, err := want.CloudEvent()
-	if err != nil {
-		t.Fatal(err)
-	}
-	body, err := json.Marshal(ce)
-	if err != nil {
-		t.Fatal(err)
-	}
+	body := structured(t, want)
 	header := nats.Header{"Content-Type": {"application/cloudevents+json"}}
 	for name, change := range map[string]func(string) string{
 		"attribute twice": func(s string) string { return strings.Replace(s, `{`, `{"source":"riskassessor",`, 1) },

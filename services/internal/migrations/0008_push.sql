@@ -3,8 +3,8 @@
 -- +goose Up
 CREATE SCHEMA push;
 
--- One row per round that asks for a push, written before any device hears of it. Rows of decoys are of users that nobody
--- is, so no device ever sees them; they count for the limits like any other.
+-- One row per round that asks for a push, written before any device hears of it. Rows of decoys (0014) count for the limits like any
+-- other, and no device ever sees them.
 CREATE TABLE push.prompts (
     gateway    text        NOT NULL,
     login      uuid        NOT NULL,
