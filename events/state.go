@@ -1,6 +1,7 @@
 package events
 
 import (
+	"cmp"
 	"slices"
 	"time"
 )
@@ -39,6 +40,9 @@ type State struct {
 	Lapsed   *Lapsed // is an ending, also without Closed
 	Closed   *Closed
 	ClosedAt time.Time // the broker's timestamp of Closed
+
+	steps []time.Time // the broker's timestamps, in order, of all that is neither the request nor an ending
+	ended time.Time   // the broker's timestamp of the first ending; zero when it is not known
 }
 
 // A Challenge is what the user is asked for.
@@ -63,18 +67,16 @@ func (s *State) Add(e *Event) bool {
 		}
 		s.Requested, s.Stored, s.Trace = data, e.Stored, e.Trace
 	case *Challenged:
-		return put(&s.Challenged[e.N], data)
+		return put(&s.Challenged[e.N], data) && s.step(e)
 	case *Undelivered:
-		return put(&s.Undelivered[e.N], data)
+		return put(&s.Undelivered[e.N], data) && s.step(e)
 	case *Rejected:
-		return put(&s.Rejected[e.N], data)
+		return put(&s.Rejected[e.N], data) && s.step(e)
 	case *Lapsed:
-		return put(&s.Lapsed, data)
+		return put(&s.Lapsed, data) && s.end(e)
 	case *Closed:
-		if s.Closed != nil {
-			return false
-		}
-		s.Closed, s.ClosedAt = data, e.Stored
+		s.ClosedAt = cmp.Or(s.ClosedAt, e.Stored)
+		return put(&s.Closed, data) && s.end(e)
 	default:
 		return false
 	}
@@ -89,27 +91,32 @@ func put[T any](place **T, data *T) bool {
 	return true
 }
 
-// Version counts what has happened: 1 for a login that was requested, and one more for every later event in the State. The
-// ending counts once.
+func (s *State) step(e *Event) bool {
+	s.steps = append(slices.Clip(s.steps), e.Stored) // clipped: a copy of the State may grow by itself
+	slices.SortFunc(s.steps, time.Time.Compare)
+	return true
+}
+
+func (s *State) end(e *Event) bool {
+	if s.ended.IsZero() || !e.Stored.IsZero() && e.Stored.Before(s.ended) {
+		s.ended = e.Stored
+	}
+	return true
+}
+
+// Version counts what has happened: 1 for a login that was requested, one more for every later event in the State, and one for the
+// ending. What a worker says of a login that has ended does not count: an ended login does not change any more.
 func (s *State) Version() int {
 	n := 1
-	for round := 1; round <= Rounds; round++ {
-		n += known(s.Challenged[round]) + known(s.Undelivered[round])
-	}
-	for attempt := 1; attempt <= Attempts; attempt++ {
-		n += known(s.Rejected[attempt])
+	for _, stored := range s.steps {
+		if s.ended.IsZero() || !stored.After(s.ended) {
+			n++
+		}
 	}
 	if s.Ended() {
 		n++
 	}
 	return n
-}
-
-func known[T any](p *T) int {
-	if p == nil {
-		return 0
-	}
-	return 1
 }
 
 // Status is where the login stands.

@@ -156,6 +156,34 @@ func TestAnEndingThatWasShownStays(t *testing.T) {
 	}
 }
 
+// TestAnEndedLoginHasOneVersion lets a worker speak after the ending, and what a gateway hears arrive in every order.
+func TestAnEndedLoginHasOneVersion(t *testing.T) {
+	login, start := sampleLogin(t)
+	at := func(e *Event, ms int) *Event {
+		e.Stored = start.Add(time.Duration(ms) * time.Millisecond)
+		return e
+	}
+	before := []*Event{at(New(login, 0, &Requested{}), 0), at(New(login, 1, &Challenged{Factor: SMS}), 1)}
+	late := []*Event{at(New(login, 2, &Undelivered{Factor: SMS}), 3), at(New(login, 1, &Rejected{Round: 1}), 4)}
+	for _, endings := range [][]*Event{
+		{at(New(login, 0, &Closed{Outcome: CancelledBy}), 2)},
+		{at(New(login, 0, &Lapsed{}), 2), at(New(login, 0, &Closed{Outcome: Expired}), 5)},
+	} {
+		var arrive func(s State, rest []*Event)
+		arrive = func(s State, rest []*Event) {
+			for i, e := range rest {
+				next := s
+				next.Add(e)
+				arrive(next, slices.Concat(rest[:i], rest[i+1:]))
+			}
+			if len(rest) == 0 && s.Version() != len(before)+1 {
+				t.Fatalf("version %d, want %d: %+v", s.Version(), len(before)+1, s)
+			}
+		}
+		arrive(State{Login: login}, slices.Concat(before, endings, late))
+	}
+}
+
 func TestStateDeadline(t *testing.T) {
 	login, start := sampleLogin(t)
 	requested := func(after time.Duration, stored time.Time) *Event {

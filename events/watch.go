@@ -192,7 +192,8 @@ func (c *Client) Watch(ctx context.Context, login Login) iter.Seq2[*State, error
 		defer again.Stop()
 		for shown := 0; ; {
 			state, changed := c.look(f)
-			if version := state.Version(); version > shown {
+			// The ending also where it is no greater version: something may have been heard that came after it.
+			if version := state.Version(); version > shown || state.Ended() {
 				if !yield(state, nil) || state.Ended() {
 					return
 				}

@@ -72,7 +72,7 @@ func (g *gateway) follow(w http.ResponseWriter, r *http.Request, login events.Lo
 			if !ok {
 				return
 			}
-			if state.Version() <= seen {
+			if state.Version() <= seen && !state.Ended() {
 				continue
 			}
 			data, err := g.message(r, state, bearer)
