@@ -13,6 +13,7 @@ import (
 	"github.com/sekisho/sekisho/events"
 	"github.com/sekisho/sekisho/services/gateway/pages"
 	"github.com/sekisho/sekisho/services/internal/httpapi"
+	"github.com/sekisho/sekisho/services/internal/runtime"
 )
 
 // startBody is the body of POST /v1/logins.
@@ -361,7 +362,9 @@ func (g *gateway) await(w http.ResponseWriter, r *http.Request, login events.Log
 	}
 	g.metrics.waiting.Inc()
 	defer g.metrics.waiting.Dec()
-	ctx, cancel := context.WithTimeout(r.Context(), wait)
+	waiting, leave := runtime.Waiting(r)
+	defer leave()
+	ctx, cancel := context.WithTimeout(waiting, wait)
 	defer cancel()
 	var last *events.State
 	for state, err := range g.client.Watch(ctx, login) {

@@ -15,8 +15,8 @@ import (
 	"github.com/sekisho/sekisho/services/internal/config"
 )
 
-// lingering is how long a GET may go on after the shutdown began. Those that still run then wait for something to happen (a long
-// poll, a stream), and their clients will ask again elsewhere; a POST is let finish.
+// lingering is how long a request may wait for something to happen after the shutdown began. A GET that still runs then is such a
+// wait (a long poll, a stream), and its client will ask again elsewhere; a POST is let finish, and says by [Waiting] what of it is one.
 const lingering = time.Second
 
 // Listen opens a listener at the address that an environment variable gives, and names the variable if that fails.
@@ -37,13 +37,16 @@ type server struct {
 func newServer(cfg config.HTTP, log zerolog.Logger, h http.Handler) *server {
 	waiting, stopWaiting := context.WithCancel(context.Background())
 	return &server{stopWaiting: stopWaiting, Server: &http.Server{
-		Handler:           recovered(log, endWaiting(waiting, h)),
+		Handler:           recovered(log, endWaiting(h)),
 		ReadHeaderTimeout: cfg.HeaderTimeout,
 		ReadTimeout:       cfg.ReadTimeout,
 		WriteTimeout:      cfg.WriteTimeout,
 		IdleTimeout:       cfg.IdleTimeout,
 		MaxHeaderBytes:    cfg.MaxHeader,
-		ErrorLog:          stdlog.New(io.Discard, "", 0), // it tells the addresses of clients
+		BaseContext: func(net.Listener) context.Context {
+			return context.WithValue(context.Background(), waitingKey{}, waiting)
+		},
+		ErrorLog: stdlog.New(io.Discard, "", 0), // it tells the addresses of clients
 	}}
 }
 
@@ -58,13 +61,29 @@ func (s *server) drain(ctx context.Context) error {
 	return nil
 }
 
-// endWaiting ends the context of GET requests when waiting ends.
-func endWaiting(waiting context.Context, next http.Handler) http.Handler {
+type waitingKey struct{}
+
+// Waiting is a context in which a request's handler may wait for something to happen: it ends with the request's, and soon after the
+// server has begun to shut down.
+func Waiting(r *http.Request) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(r.Context())
+	waiting, ok := ctx.Value(waitingKey{}).(context.Context)
+	if !ok { // another server
+		return ctx, cancel
+	}
+	forget := context.AfterFunc(waiting, cancel)
+	return ctx, func() {
+		forget()
+		cancel()
+	}
+}
+
+// endWaiting has GET requests be nothing but waiting.
+func endWaiting(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Method == http.MethodGet {
-			ctx, cancel := context.WithCancel(r.Context())
+			ctx, cancel := Waiting(r)
 			defer cancel()
-			defer context.AfterFunc(waiting, cancel)()
 			r = r.WithContext(ctx)
 		}
 		next.ServeHTTP(w, r)

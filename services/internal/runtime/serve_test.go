@@ -78,6 +78,9 @@ func TestDrainEndsThoseWhoWaitAndLetsOthersFinish(t *testing.T) {
 			<-r.Context().Done()
 			return
 		}
+		waiting, leave := Waiting(r)
+		defer leave()
+		<-waiting.Done() // what of the POST is a wait ends too
 		<-finish
 		if r.Context().Err() != nil {
 			w.WriteHeader(http.StatusTeapot)
