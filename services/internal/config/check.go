@@ -55,9 +55,9 @@ func (c *Config) problems() []problem {
 	c.Push.problems(v)
 	v.number("attempts", c.Attempts, 1, events.Attempts)
 	v.number("lock.after", c.Lock.After, 1, 100)
-	v.span("lock.first", c.Lock.First, time.Second, day)
-	v.span("lock.max", c.Lock.Max, c.Lock.First, 30*day)
-	v.number("lock.disable_after", c.Lock.DisableAfter, c.Lock.After, 100)
+	v.span("lock.first", c.Lock.First, 100*time.Millisecond, day)
+	v.span("lock.max", c.Lock.Max, 100*time.Millisecond, 30*day)
+	v.number("lock.disable_after", c.Lock.DisableAfter, 1, 100)
 	v.number("password.memory", int(c.Password.Memory), 8, 4<<20) // to 4 GiB; the least that argon2id takes is for tests alone
 	v.number("password.time", int(c.Password.Time), 1, 100)
 	v.number("password.threads", int(c.Password.Threads), 1, 64)
@@ -66,9 +66,9 @@ func (c *Config) problems() []problem {
 	if !isRegion(c.Phone.Region) {
 		v.add("phone.region", "%q: want two capital letters (ISO 3166-1)", c.Phone.Region)
 	}
-	v.span("session.idle", c.Session.Idle, time.Minute, 30*day)
-	v.span("session.absolute", c.Session.Absolute, c.Session.Idle, 90*day)
-	v.span("session.fresh", c.Session.Fresh, time.Minute, c.Session.Absolute)
+	v.span("session.idle", c.Session.Idle, time.Second, 30*day)
+	v.span("session.absolute", c.Session.Absolute, time.Second, 90*day)
+	v.span("session.fresh", c.Session.Fresh, time.Second, 90*day)
 	v.number("limits.logins_per_source", c.Limits.LoginsPerSource, 1, plenty)
 	v.number("limits.device_per_source", c.Limits.DevicePerSource, 1, plenty)
 	v.number("limits.sms_per_user", c.Limits.SMSPerUser, 1, plenty)

@@ -95,7 +95,7 @@ type Mamoru struct {
 type Lock struct {
 	After        int           `yaml:"after"`         // failures in a row that lock it; default 5
 	First        time.Duration `yaml:"first"`         // the first lock, doubled by each further failure; default 1m
-	Max          time.Duration `yaml:"max"`           // the longest lock; default 1h
+	Max          time.Duration `yaml:"max"`           // the longest lock, or first if that is longer; default 1h
 	DisableAfter int           `yaml:"disable_after"` // failures in a row after which only an admin unlocks; at most 100 (SP 800-63B-4 section 3.2.2), default 100
 }
 
@@ -115,8 +115,8 @@ type Phone struct {
 
 // Session is how long a session lasts.
 type Session struct {
-	Idle     time.Duration `yaml:"idle"`     // without a request; default 1h
-	Absolute time.Duration `yaml:"absolute"` // at all; default 12h
+	Idle     time.Duration `yaml:"idle"`     // without a request, in whole seconds; default 1h
+	Absolute time.Duration `yaml:"absolute"` // at all, however long idle is; default 12h
 	Fresh    time.Duration `yaml:"fresh"`    // how old a login or step-up may be for its user to add or change phones; default 10m
 }
 

@@ -33,6 +33,10 @@ func Decode(w http.ResponseWriter, r *http.Request, max int64, dst any) error {
 		return &Problem{Status: http.StatusBadRequest, Detail: "the body ended early"}
 	}
 	if err := json.Unmarshal(body, dst, json.RejectUnknownMembers(true)); err != nil {
+		var whole any
+		if malformed := json.Unmarshal(body, &whole); malformed != nil { // and a part that is wrong does not matter
+			err = malformed
+		}
 		return decodeProblem(err)
 	}
 	if jsontext.Value(body).Kind() != '{' {

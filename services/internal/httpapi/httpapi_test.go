@@ -30,6 +30,8 @@ func TestDecode(t *testing.T) {
 		"too large":         {"application/json", `{"user":"` + strings.Repeat("a", 100) + `"}`, 413, ""},
 		"empty":             {"application/json", ``, 400, ""},
 		"not JSON":          {"application/json", `{"user":`, 400, ""},
+		"ends early":        {"application/json", `{"users":"a"`, 400, ""},
+		"wrong, then twice": {"application/json", `{"user":7,"count":1,"count":2}`, 400, "count"},
 		"after the object":  {"application/json", `{} {}`, 400, ""},
 		"duplicate key":     {"application/json", `{"user":"a","user":"b"}`, 400, "user"},
 		"invalid UTF-8":     {"application/json", "{\"user\":\"\xff\"}", 400, ""},
