@@ -34,7 +34,9 @@ type Standing struct {
 // counted, else an outsider could keep it locked for ever, nor noted.
 //
 // A device that the user logged in with has a counter of its own, which an outsider can not touch. It is never locked:
-// once it has reached the rule's After it is given up, and the device counts with everybody else until a success.
+// once it has reached the rule's After it is given up, and the device counts with everybody else until a success. So does a device
+// that has not logged in lately once all of an authenticator's devices together have reached DisableAfter: which devices there
+// are is a gateway's word.
 //
 // The function directory.attempt of the database does this.
 func (d *Directory) Begin(ctx context.Context, a Attempt) (Standing, error) {
@@ -133,7 +135,7 @@ func columns(attempts []Attempt) (events []string, digests [][]byte, authenticat
 
 // args are the last parameters of the function directory.attempt.
 func (r Rule) args(now time.Time) []any {
-	return []any{now, r.After, r.First.Seconds(), r.Max.Seconds(), r.DisableAfter}
+	return []any{now, r.After, r.First.Seconds(), max(r.First, r.Max).Seconds(), r.DisableAfter}
 }
 
 // again repeats a statement that another process undid: by the row of the same event, or to end a deadlock.

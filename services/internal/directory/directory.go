@@ -30,7 +30,7 @@ const finishLinger = 10 * time.Millisecond
 type Rule struct {
 	After        int           // failures that lock it
 	First        time.Duration // the first lock, doubled by each further failure
-	Max          time.Duration // the longest lock
+	Max          time.Duration // the longest lock, if First is not longer
 	DisableAfter int           // failures after which it stays locked until an admin unlocks
 }
 

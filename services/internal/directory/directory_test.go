@@ -342,6 +342,45 @@ func TestDeviceCounter(t *testing.T) {
 	}
 }
 
+// A gateway whose key was stolen can bring a device that nobody knows with each guess, and say that the user logged in with it.
+func TestDevicesTogether(t *testing.T) {
+	db, at := testenv.Migrated(t), newClock()
+	d := open(t, db, "identityverifier", at.now)
+	if !guess(t, d, "owner", "password:u", "phone", true) {
+		t.Fatal("the owner's login was not looked at")
+	}
+	looked := 0
+	for i := range 3 * rule.DisableAfter {
+		if guess(t, d, fmt.Sprint("thief", i), "password:u", fmt.Sprint("device", i), false) {
+			looked++
+		}
+	}
+	if want := rule.DisableAfter + rule.After; looked != want { // the devices' own, then with everybody else
+		t.Errorf("%d guesses were looked at, want %d", looked, want)
+	}
+	if !guess(t, d, "owner again", "password:u", "phone", true) {
+		t.Error("the owner's device is locked out")
+	}
+	if !guess(t, d, "another", "password:v", "phone", true) {
+		t.Error("another user is locked out")
+	}
+}
+
+func TestFirstLockLongerThanTheLongest(t *testing.T) {
+	db, at := testenv.Migrated(t), newClock()
+	d := New(db.Pool(t, "identityverifier"), Rule{After: 1, First: 2 * time.Hour, Max: time.Hour, DisableAfter: 100}, at.now)
+	defer d.Close()
+	guess(t, d, "wrong", "password:u", "", false)
+	at.add(2*time.Hour - time.Second)
+	if guess(t, d, "early", "password:u", "", true) {
+		t.Error("the lock is shorter than the rule's First")
+	}
+	at.add(time.Second)
+	if !guess(t, d, "late", "password:u", "", true) {
+		t.Error("the lock is longer than the rule's First")
+	}
+}
+
 // What must not be told apart from outside must do the same work.
 func TestUnknownNameCountsLikeAKnownOne(t *testing.T) {
 	db, at := testenv.Migrated(t), newClock()
