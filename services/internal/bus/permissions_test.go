@@ -349,9 +349,9 @@ func cancelled(t *testing.T, gateway string) *events.Event {
 	return e
 }
 
-// The broker does not check where an answer is to go. What a gateway asks for is answered to the gateway, and can become nobody's event,
-// key or call of the management API, also if the request says so.
-func TestAnswersOfGatewaysGoNowhereElse(t *testing.T) {
+// The broker does not check where an answer is to go. What a gateway or a tool asks for is answered to the one who asks, and can become
+// nobody's event, key or call of the management API, also if the request says so.
+func TestAnswersGoNowhereElse(t *testing.T) {
 	broker := testenv.NATS(t)
 	example, admin := broker.Dial(t, "example"), broker.Dial(t, bus.UserSetup)
 	const own, victim = "0199a4c1-7d3e-7bbb-8a52-1f0e5d3c2b1a", "0199a4c1-7d3e-7bbb-8a52-1f0e5d3c2b1b"
@@ -365,16 +365,29 @@ func TestAnswersOfGatewaysGoNowhereElse(t *testing.T) {
 		return reply
 	}
 	ask(example, stored, `{"stream_name":"LOGIN","config":{"deliver_subject":"_INBOX_example.spy","ack_policy":"none"}}`)
-	for _, request := range []string{stored, "login.cancelled.example." + own, "session.revoked.example." + own, "device.example",
-		"$JS.API.DIRECT.GET.LOGIN." + stored, "$JS.API.DIRECT.GET.LOGIN.login.closed.example." + own, "$JS.API.DIRECT.GET.KEYS.keys.identityverifier"} {
-		for _, reply := range []string{"login.verified.web." + victim + ".1", "login.lapsed.example." + victim, "keys.identityverifier", "timer.due.web." + victim,
-			"account.locked.u1", "$JS.API.STREAM.DELETE.REDO", "$JS.API.STREAM.PURGE.DEAD", "$JS.API.CONSUMER.CREATE.LOGIN"} {
-			if err := example.PublishRequest(request, reply, nil); err != nil {
+	replies := []string{"login.verified.web." + victim + ".1", "login.lapsed.example." + victim, "keys.identityverifier", "timer.due.web." + victim,
+		"account.locked.u1", "$JS.API.STREAM.DELETE.REDO", "$JS.API.STREAM.PURGE.DEAD", "$JS.API.CONSUMER.CREATE.LOGIN"}
+	get := "$JS.API.DIRECT.GET.LOGIN." + stored
+	reads := []string{get, "$JS.API.STREAM.INFO.LOGIN", "$JS.API.CONSUMER.NAMES.LOGIN"}
+	for user, requests := range map[string][]string{
+		"example": {stored, "login.cancelled.example." + own, "session.revoked.example." + own, "device.example",
+			get, "$JS.API.DIRECT.GET.LOGIN.login.closed.example." + own, "$JS.API.DIRECT.GET.KEYS.keys.identityverifier"},
+		bus.UserViewer: reads, bus.UserOperator: reads,
+	} {
+		nc := broker.Dial(t, user)
+		for _, reply := range replies {
+			for _, request := range requests {
+				if err := nc.PublishRequest(request, reply, nil); err != nil {
+					t.Fatal(err)
+				}
+			}
+			batch := fmt.Sprintf(`{"multi_last":[%q]}`, stored)
+			if err := nc.PublishRequest("$JS.API.DIRECT.GET.LOGIN", reply, []byte(batch)); err != nil {
 				t.Fatal(err)
 			}
 		}
+		ask(nc, get, "") // all before it has been answered, wherever to
 	}
-	ask(example, "$JS.API.DIRECT.GET.LOGIN."+stored, "") // all before it has been answered, wherever to
 	js, err := jetstream.New(admin)
 	if err != nil {
 		t.Fatal(err)

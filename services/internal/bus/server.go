@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -104,16 +105,19 @@ func adopt(dir string) error {
 	return nil
 }
 
-// coreAccount is the NATS account of the streams, the workers and the tools.
+// coreAccount is the NATS account of the streams and the workers.
 const coreAccount = "SEKISHO"
 
-// accountOf is the NATS account of a gateway.
-func accountOf(gateway string) string { return "gateway-" + gateway }
+// accountOf is the NATS account of a user that is apart.
+func accountOf(user string) string { return "user-" + user }
+
+// batched matches the way to a direct get that is answered by many messages.
+var batched = regexp.MustCompile(`DIRECT\.GET\.[A-Z]+"$`)
 
 // UsersConf is the part of a broker's configuration that says who may do what: accounts, their users and permissions.
 //
 // The broker checks what a user publishes to, and not where the answer is to go: within one account, whoever asks for something can
-// have the broker itself publish the answer as somebody else's event, or as a call of the management API. So each gateway has an account
+// have the broker itself publish the answer as somebody else's event, or as a call of the management API. So each gateway and each tool has an account
 // of its own, with a way to each subject that it may use. An answer never leaves the account that has asked.
 func UsersConf(gateways []string, keys map[string]string) string {
 	var core, others strings.Builder
@@ -150,7 +154,11 @@ accounts {
     exports = [
 `, coreAccount, core.String())
 	for _, way := range slices.Sorted(maps.Keys(exports)) {
-		fmt.Fprintf(&b, "      { %s, accounts: %s }\n", way, list(exports[way]))
+		response := ""
+		if batched.MatchString(way) {
+			response = ", response: stream"
+		}
+		fmt.Fprintf(&b, "      { %s, accounts: %s%s }\n", way, list(exports[way]), response)
 	}
 	fmt.Fprintf(&b, "    ]\n  }\n%s}\n", others.String())
 	return b.String()

@@ -297,7 +297,7 @@ func viewerUser(name string) User {
 		// Batched direct gets read a whole stream. No consumers: who may create one may change one.
 		publish = append(publish, "$JS.API.DIRECT.GET."+s, "$JS.API.DIRECT.GET."+s+".>", "$JS.API.STREAM.MSG.GET."+s)
 	}
-	return User{Name: name, Publish: publish, Subscribe: []string{InboxPrefix(name) + ".>"}}
+	return User{Name: name, Publish: publish, Subscribe: []string{InboxPrefix(name) + ".>"}, Apart: true}
 }
 
 func operatorUser() User {
