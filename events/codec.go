@@ -123,6 +123,9 @@ func Read(subject string, header nats.Header, data []byte) (*Event, error) {
 	if err != nil {
 		return nil, invalid(err)
 	}
+	if err := original(subject, header); err != nil {
+		return nil, err
+	}
 	a, data, err := attributesOf(header, data)
 	if err != nil {
 		return nil, err
@@ -131,6 +134,17 @@ func Read(subject string, header nats.Header, data []byte) (*Event, error) {
 		return nil, invalid(fmt.Errorf("id %q disagrees with subject %q", a.id, subject))
 	}
 	return a.event(login, step, n, data)
+}
+
+// original refuses a message that is the broker's answer to somebody who asked for one of a stream, and had the answer sent to this
+// subject: who publishes it is not checked then. The broker tells in a header where it found the message.
+func original(subject string, header nats.Header) error {
+	for _, found := range header["Nats-Subject"] {
+		if found != subject {
+			return invalid(fmt.Errorf("a copy of %q on subject %q", found, subject))
+		}
+	}
+	return nil
 }
 
 // ReadArchived takes an event from a message whose subject does not tell the login, as in the ARCHIVE stream.

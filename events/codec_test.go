@@ -153,6 +153,7 @@ func TestReadRefuses(t *testing.T) {
 		"another login's id":     {set("ce-id", other.EventID(events.StepUndelivered, 2)), "disagrees"},
 		"another round's id":     {set("ce-id", good.Login.EventID(events.StepUndelivered, 3)), "disagrees"},
 		"subject attribute":      {set("ce-subject", other.String()), "subject attribute"},
+		"answer of the broker":   {set("Nats-Subject", other.Subject(events.StepUndelivered, 2)), "a copy of"},
 		"another worker":         {set("ce-source", "riskassessor"), "may not publish"},
 		"a gateway":              {set("ce-source", "gateway/web"), "may not publish"},
 		"content type":           {set("ce-datacontenttype", "text/xml"), "datacontenttype"},

@@ -28,7 +28,7 @@ func directGet(ctx context.Context, nc *nats.Conn, stream, subject string) (*nat
 	}
 	switch status := msg.Header.Get("Status"); status {
 	case "":
-		return msg, nil
+		return msg, original(subject, msg.Header)
 	case "404":
 		return nil, fmt.Errorf("read %s: %w", subject, ErrNotFound)
 	default:

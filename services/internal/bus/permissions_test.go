@@ -1,6 +1,7 @@
 package bus_test
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -335,6 +336,38 @@ func TestLoginIsImmutable(t *testing.T) {
 	}
 	if err := stream.Purge(t.Context()); err == nil {
 		t.Error("LOGIN was purged")
+	}
+}
+
+// Workers share an account with the streams, so one of them could still have the broker publish another's event. What the broker copies is
+// no event to those who read it.
+func TestCopiesOfTheBrokerAreNoEvents(t *testing.T) {
+	broker := testenv.NATS(t)
+	login, err := events.NewLogin("web")
+	if err != nil {
+		t.Fatal(err)
+	}
+	forged := events.New(login, 1, &events.Verified{Factor: events.SMS, Authenticator: "sms:u1"})
+	forged.By, forged.Time = "otpvalidator", time.Now()
+	msg, err := forged.Message()
+	if err != nil {
+		t.Fatal(err)
+	}
+	verified := msg.Subject
+	sms := broker.Dial(t, "smsdispatcher")
+	msg.Subject = login.Subject(events.StepChallenged, 1) // what smsdispatcher may publish
+	if _, err := sms.RequestMsg(msg, 10*time.Second); err != nil {
+		t.Fatal(err)
+	}
+	get := "$JS.API.DIRECT.GET.LOGIN." + msg.Subject
+	if err := sms.PublishRequest(get, verified, nil); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := sms.Request(get, nil, 10*time.Second); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := broker.Bus(t, bus.UserViewer).Event(t.Context(), login, events.StepVerified, 1); !errors.Is(err, events.ErrInvalid) {
+		t.Errorf("the forged event is read with %v", err)
 	}
 }
 
