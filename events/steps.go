@@ -152,6 +152,8 @@ type Identified struct {
 	Device   string    `json:"device,omitempty"` // keyed hash of a browser that this user logged in with before
 	// SourceTag is that of [Requested]. Who knows this event need not read that one, the greatest of a login.
 	SourceTag string `json:"source_tag,omitempty"`
+	// Generation counts the changes that end what a user had: the login is granted only while it is the account's. 0: not known.
+	Generation int `json:"generation,omitempty"`
 	// Decoy marks a login by ID only of a name that can not log in so. It walks the same road and never succeeds.
 	Decoy bool `json:"decoy,omitempty"`
 	// Session is what the login steps up from: a session of the same user at the same gateway, which lived at that moment.

@@ -3,6 +3,7 @@ package events
 import (
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"time"
 )
@@ -43,6 +44,7 @@ func (d *Identified) Validate() error {
 		optional("locale", d.Locale, "ja", "en"),
 		text("device", d.Device, 0, 64),
 		text("source_tag", d.SourceTag, 0, 64),
+		number("generation", d.Generation, 0, math.MaxInt32),
 		d.Session.validate(),
 		sealed("subject", d.Subject, false),
 		sealed("environment", d.Environment, false),

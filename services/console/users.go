@@ -192,11 +192,10 @@ func (c *console) changeUser(w http.ResponseWriter, r *http.Request) (int, any, 
 	return http.StatusOK, show(changed), nil
 }
 
-// apply makes a change and ends the sessions that must not outlive it. Sessions end when an authenticator changes: whoever had the
-// old one may hold them.
+// apply makes a change and ends the sessions that must not outlive it.
 func (c *console) apply(ctx context.Context, id string, change directory.Change) (directory.User, error) {
 	changed, err := c.users.Change(ctx, id, change)
-	if err == nil && (change.PasswordHash != nil || change.Phone != nil || !changed.Enabled || changed.Locked) {
+	if err == nil && (change.Ends() || !changed.Enabled || changed.Locked) {
 		err = c.endSessions(ctx, id)
 	}
 	return changed, err

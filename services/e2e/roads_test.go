@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"fmt"
 	"net/http"
 	"slices"
 	"strings"
@@ -233,6 +234,39 @@ func TestResend(t *testing.T) {
 	s.answer(l, second)
 	s.untilStatus(l, "granted")
 	s.checkBus()
+}
+
+// What an admin changes or takes away is of no use to a login that has begun before: not the code that went to the old number either.
+func TestChangesEndLoginsUnderWay(t *testing.T) {
+	s := start(t, cheap)
+	for what, change := range map[string]func(user string) int{
+		"password": func(user string) int {
+			return s.admin(http.MethodPatch, "/users/"+user, map[string]any{"password": "another good password"}, nil)
+		},
+		"phone": func(user string) int {
+			return s.admin(http.MethodPatch, "/users/"+user, map[string]any{"phone": "09055556666"}, nil)
+		},
+		"no-phone": func(user string) int {
+			return s.admin(http.MethodDelete, "/users/"+user+"/authenticators/sms", nil, nil)
+		},
+		"lock": func(user string) int {
+			s.admin(http.MethodPost, "/users/"+user+"/lock", nil, nil)
+			return s.admin(http.MethodPost, "/users/"+user+"/unlock", nil, nil)
+		},
+	} {
+		t.Run(what, func(t *testing.T) {
+			user, number := "changed-"+what, fmt.Sprintf("0906666%04d", len(what))
+			s.addUser(user, number)
+			s.risk(user, "REVIEW")
+			l := s.challenged(s.begin(user, userPassword), "sms")
+			code := s.newestCode(number)
+			if status := change(user); status/100 != 2 {
+				t.Fatalf("the change: %d", status)
+			}
+			s.answer(l, code)
+			s.untilStatus(l, "denied")
+		})
+	}
 }
 
 // Nobody answers: the login expires at its deadline, and a code that comes later is of no use.

@@ -81,7 +81,7 @@ func (v *verifier) answer(ctx context.Context, e *events.Event, requested *event
 	if reason != "" {
 		return events.New(e.Login, 0, &events.Refused{Reason: reason}), finish, nil
 	}
-	found.User, found.Factors, found.Device = account.ID, account.Factors, account.Device
+	found.User, found.Generation, found.Factors, found.Device = account.ID, account.Generation, account.Factors, account.Device
 	found.Locale = cmp.Or(requested.Locale, account.Locale)
 	hash := sha256.Sum256([]byte(name))
 	found.Subject, err = v.sealer.Seal("riskassessor", e.Login.Subject(events.StepIdentified, 0), "subject",

@@ -265,7 +265,7 @@ func TestIdentified(t *testing.T) {
 	if !ok {
 		t.Fatal(says(e))
 	}
-	if got.App != "demo" || got.User != w.ids["alice"] || got.Primary != events.Password || got.Decoy || got.Locale != "en" ||
+	if got.App != "demo" || got.User != w.ids["alice"] || got.Primary != events.Password || got.Generation != 1 || got.Decoy || got.Locale != "en" ||
 		!slices.Equal(got.Factors, []events.Factor{events.SMS}) || !got.Deadline.Equal(deadline) || !e.Expires.Equal(deadline) || got.Prefer != events.SMS {
 		t.Errorf("identified = %+v, expires %v", got, e.Expires)
 	}

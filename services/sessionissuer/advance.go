@@ -117,12 +117,15 @@ func (w *worker) decide(ctx context.Context, history bus.History) (*events.Event
 }
 
 // issue inserts the session's row, which is worth nothing before closed is stored. It reports false when the account may not
-// log in at this moment, or the session that the login steps up from has ended.
+// log in at this moment, or is no longer what the login found, or the session that it steps up from has ended.
 func (w *worker) issue(ctx context.Context, history bus.History, granted *events.Closed) (bool, error) {
 	granted.Expires = granted.AuthTime.Add(w.session.Absolute)
 	session := sessions.Session{
 		Login: history[0].Login, User: granted.User, App: granted.App, AMR: granted.AMR, ACR: granted.ACR,
 		AuthTime: granted.AuthTime, Idle: w.session.Idle, Expires: granted.Expires,
+	}
+	if identified, _ := bus.Get[*events.Identified](history, 0); identified != nil {
+		session.Generation = identified.Generation
 	}
 	if assessed, _ := bus.Get[*events.Assessed](history, 0); assessed != nil && !assessed.Degraded {
 		session.Verdict = assessed.Verdict

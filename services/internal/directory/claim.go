@@ -32,7 +32,7 @@ func (d *Directory) Claim(ctx context.Context, c Claim) (*Account, Attempt, Stan
 func (d *Directory) claim(ctx context.Context, claims []*Claim) ([]claimed, error) {
 	// Ids hold no spaces: what a gateway says that does is nobody's.
 	const statement = `
-		SELECT a.n, a.id, a.locale, a.primary_method, a.enabled, a.locked, a.hash, a.phone, a.given_up, a.shut, a.push,
+		SELECT a.n, a.id, a.locale, a.primary_method, a.generation, a.enabled, a.locked, a.hash, a.phone, a.given_up, a.shut, a.push,
 		       a.authenticator, a.device, s.allowed, s.verdict, s.contended
 		FROM (SELECT q.n, q.event, q.digest, 'password:' || coalesce(u.id, q.stranger) AS authenticator,
 				CASE WHEN u.id = ANY(string_to_array(q.users, ' ')) THEN q.device ELSE '' END AS device, ` + accountColumns + `

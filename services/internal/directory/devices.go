@@ -262,6 +262,9 @@ func (d *Directory) RemoveDevice(ctx context.Context, user, id, by string) error
 		if tag.RowsAffected() == 0 {
 			return ErrNoDevice
 		}
+		if _, err := tx.Exec(ctx, `UPDATE directory.users SET generation = generation + 1 WHERE id = $1`, user); err != nil {
+			return err
+		}
 		return d.announce(ctx, tx, "device-removed", user, DeviceChange{Device: id, By: by})
 	})
 	if err != nil {

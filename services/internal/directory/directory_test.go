@@ -465,6 +465,45 @@ func TestAccount(t *testing.T) {
 	}
 }
 
+func TestGeneration(t *testing.T) {
+	db, at := testenv.Migrated(t), newClock()
+	admin, verifier, phones := open(t, db, "console", at.now), open(t, db, "identityverifier", at.now), open(t, db, "pushnotifier", at.now)
+	u := create(t, admin, User{Name: "u"}, "hash")
+	device := enroll(t, phones, u.ID, "phone").ID
+	change := func(c Change) func() error {
+		return func() error {
+			_, err := admin.Change(t.Context(), u.ID, c)
+			return err
+		}
+	}
+	generation := 1
+	for _, step := range []struct {
+		what string
+		do   func() error
+		ends bool
+	}{
+		{"another password", change(Change{PasswordHash: new("other")}), true},
+		{"another number", change(Change{Phone: new("+819011112222")}), true},
+		{"no number", change(Change{Phone: new("")}), true},
+		{"a lock", change(Change{Locked: new(true)}), true},
+		{"an unlock", func() error { return admin.Unlock(t.Context(), u.ID) }, false},
+		{"disabled", change(Change{Enabled: new(false)}), true},
+		{"enabled", change(Change{Enabled: new(true)}), false},
+		{"another language", change(Change{Locale: new("en")}), false},
+		{"a phone less", func() error { return phones.RemoveDevice(t.Context(), u.ID, device, "") }, true},
+	} {
+		if err := step.do(); err != nil {
+			t.Fatal(step.what, err)
+		}
+		if step.ends {
+			generation++
+		}
+		if a, err := verifier.Account(t.Context(), Who{Name: "u"}); err != nil || a.Generation != generation {
+			t.Errorf("after %s: %+v, %v, want generation %d", step.what, a, err, generation)
+		}
+	}
+}
+
 func TestMayLogIn(t *testing.T) {
 	db, at := testenv.Migrated(t), newClock()
 	admin, d := open(t, db, "console", at.now), open(t, db, "sessionissuer", at.now)

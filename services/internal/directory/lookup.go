@@ -27,6 +27,8 @@ type Account struct {
 	Password string          // PHC string; "" for none
 	Device   string          // the device, if this user logged in with it before
 	Factors  []events.Factor // enrolled, and not locked for this device
+
+	Generation int // see events.Identified
 }
 
 // Account looks a user up by name. It returns nil when there is no such user.
@@ -39,7 +41,7 @@ func (d *Directory) Account(ctx context.Context, who Who) (*Account, error) {
 const (
 	accountColumns = `
 		coalesce(u.id, '') AS id, coalesce(u.locale, '') AS locale, coalesce(u.primary_method, '') AS primary_method,
-		coalesce(u.enabled, false) AS enabled, coalesce(u.locked, false) AS locked, coalesce(p.hash, '') AS hash, h.user_id IS NOT NULL AS phone,
+		coalesce(u.generation, 0) AS generation, coalesce(u.enabled, false) AS enabled, coalesce(u.locked, false) AS locked, coalesce(p.hash, '') AS hash, h.user_id IS NOT NULL AS phone,
 		coalesce(own.failures >= $2, false) AS given_up, coalesce(shared.locked_until > $1, false) AS shut,
 		EXISTS (SELECT FROM directory.devices d WHERE d.user_id = u.id) AS push`
 	accountJoins = `
@@ -57,7 +59,7 @@ type accountRow struct {
 
 func (r *accountRow) fields() []any {
 	a := &r.account
-	return []any{&a.ID, &a.Locale, &a.Primary, &a.Enabled, &a.Locked, &a.Password, &r.phone, &r.givenUp, &r.shut, &r.push}
+	return []any{&a.ID, &a.Locale, &a.Primary, &a.Generation, &a.Enabled, &a.Locked, &a.Password, &r.phone, &r.givenUp, &r.shut, &r.push}
 }
 
 // of is the account as it is for those who asked.

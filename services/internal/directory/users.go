@@ -111,6 +111,12 @@ type Change struct {
 	Locked       *bool // by an admin
 }
 
+// Ends tells whether logins and sessions that began before the change must not outlive it: whoever had what is changed or taken away may
+// hold them.
+func (c Change) Ends() bool {
+	return c.PasswordHash != nil || c.Phone != nil || c.Enabled != nil && !*c.Enabled || c.Locked != nil && *c.Locked
+}
+
 // fields are the names of what is changed beside the lock, which has events of its own.
 func (c Change) fields() (fields []string) {
 	for field, given := range map[string]bool{
@@ -129,8 +135,8 @@ func (d *Directory) Change(ctx context.Context, id string, c Change) (User, erro
 	err := d.commit(ctx, func(tx pgx.Tx) error {
 		tag, err := tx.Exec(ctx, `
 			UPDATE directory.users SET changed_at = $2, locale = coalesce($3, locale), primary_method = coalesce($4, primary_method),
-				enabled = coalesce($5, enabled), locked = coalesce($6, locked)
-			WHERE id = $1`, id, d.now(), c.Locale, c.Primary, c.Enabled, c.Locked)
+				enabled = coalesce($5, enabled), locked = coalesce($6, locked), generation = generation + $7
+			WHERE id = $1`, id, d.now(), c.Locale, c.Primary, c.Enabled, c.Locked, count(c.Ends()))
 		if err != nil {
 			return err
 		}
@@ -158,6 +164,13 @@ func (d *Directory) Change(ctx context.Context, id string, c Change) (User, erro
 		return User{}, fmt.Errorf("directory: change user: %w", err)
 	}
 	return d.user(ctx, `WHERE u.id = $1`, id)
+}
+
+func count(yes bool) int {
+	if yes {
+		return 1
+	}
+	return 0
 }
 
 // setFactors stores or takes away a password and a phone. A new authenticator starts with a clean counter.

@@ -62,7 +62,7 @@ var grants = map[string][]string{
 		"directory.activations: SELECT INSERT DELETE",
 		"directory.devices: SELECT INSERT UPDATE DELETE",
 		"directory.outbox: SELECT INSERT DELETE",
-		"directory.users: SELECT(id,name)",
+		"directory.users: SELECT(generation,id,name) UPDATE(generation)",
 		"sessions.named: SELECT",
 		"sessions.sessions: SELECT UPDATE(revoked_at,revoked_by)",
 	},

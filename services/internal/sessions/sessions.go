@@ -42,6 +42,8 @@ type Session struct {
 	Expires  time.Time     // absolute
 	Revoked  bool          // or its user may no longer log in; not read by Insert
 
+	// Generation is the account's when the login found out who it is; 0 if that is not known. Read by Insert only.
+	Generation int
 	// Replaces is the login's id of the session that this one steps up from, at the same gateway. Read by Insert only.
 	Replaces string
 }
@@ -81,8 +83,8 @@ func (s *Store) Close() {
 	s.touches.Close()
 }
 
-// Insert records a session, if at that moment the account is enabled and not locked, and the session that it replaces, if
-// any, is the same user's and lives. It reports whether the row is there: a repeat finds the first one's; a revoked row is not
+// Insert records a session, if at that moment the account is enabled, not locked and of the same generation, and the session that it
+// replaces, if any, is the same user's and lives. It reports whether the row is there: a repeat finds the first one's; a revoked row is not
 // there. The replaced session stays as it is.
 func (s *Store) Insert(ctx context.Context, session Session) (bool, error) {
 	return s.inserts.Do(ctx, session)
@@ -96,10 +98,10 @@ func (s *Store) insert(ctx context.Context, list []Session) ([]bool, error) {
 	const statement = `
 		WITH wanted AS (
 			SELECT * FROM unnest($1::text[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::text[], $7::timestamptz[],
-				$8::integer[], $9::timestamptz[], $10::text[], $11::uuid[])
-				AS w (gateway, login, user_id, app, amr, acr, auth_time, idle_seconds, expires_at, verdict, replaces)
+				$8::integer[], $9::timestamptz[], $10::text[], $11::uuid[], $13::integer[])
+				AS w (gateway, login, user_id, app, amr, acr, auth_time, idle_seconds, expires_at, verdict, replaces, generation)
 		), allowed AS (
-			SELECT user_id FROM directory.accounts
+			SELECT user_id, generation FROM directory.accounts
 			WHERE user_id = ANY($3::text[]) AND may_log_in ORDER BY user_id FOR SHARE
 		), replaced AS (
 			SELECT o.gateway, o.login, o.user_id FROM sessions.sessions o
@@ -109,8 +111,9 @@ func (s *Store) insert(ctx context.Context, list []Session) ([]bool, error) {
 		INSERT INTO sessions.sessions AS s
 			(gateway, login, user_id, app, amr, acr, auth_time, created_at, last_seen, idle_seconds, expires_at, verdict)
 		SELECT w.gateway, w.login, w.user_id, w.app, string_to_array(w.amr, ','), w.acr, w.auth_time, $12, $12, w.idle_seconds, w.expires_at, w.verdict
-		FROM wanted w JOIN allowed USING (user_id)
-		WHERE w.replaces IS NULL OR EXISTS (SELECT FROM replaced o WHERE (o.gateway, o.login, o.user_id) = (w.gateway, w.replaces, w.user_id))
+		FROM wanted w JOIN allowed a USING (user_id)
+		WHERE w.generation IN (0, a.generation)
+			AND (w.replaces IS NULL OR EXISTS (SELECT FROM replaced o WHERE (o.gateway, o.login, o.user_id) = (w.gateway, w.replaces, w.user_id)))
 		ORDER BY w.gateway, w.login
 		ON CONFLICT (gateway, login) DO UPDATE SET last_seen = s.last_seen -- changes nothing, but returns the row
 			WHERE s.user_id = excluded.user_id AND s.revoked_at IS NULL
@@ -120,7 +123,7 @@ func (s *Store) insert(ctx context.Context, list []Session) ([]bool, error) {
 		c.add(v)
 	}
 	rows, err := s.db.Query(ctx, statement, c.gateways, c.logins, c.users, c.apps, c.amrs, c.acrs, c.authTimes, c.idles, c.expires,
-		c.verdicts, c.replaced, s.now())
+		c.verdicts, c.replaced, s.now(), c.generations)
 	if err != nil {
 		return nil, fmt.Errorf("sessions: insert: %w", err)
 	}
@@ -139,7 +142,7 @@ func (s *Store) insert(ctx context.Context, list []Session) ([]bool, error) {
 type columns struct {
 	gateways, logins, users, apps, amrs, acrs, verdicts []string
 	authTimes, expires                                  []time.Time
-	idles                                               []int32
+	idles, generations                                  []int32
 	replaced                                            []*string
 }
 
@@ -149,6 +152,7 @@ func (c *columns) add(v Session) {
 	c.amrs, c.acrs = append(c.amrs, strings.Join(v.AMR, ",")), append(c.acrs, v.ACR)
 	c.authTimes, c.expires = append(c.authTimes, v.AuthTime), append(c.expires, v.Expires)
 	c.idles, c.verdicts = append(c.idles, int32(v.Idle/time.Second)), append(c.verdicts, string(v.Verdict))
+	c.generations = append(c.generations, int32(v.Generation))
 	var replaces *string
 	if v.Replaces != "" {
 		replaces = &v.Replaces

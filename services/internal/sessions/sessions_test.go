@@ -99,6 +99,25 @@ func TestInsertAndGet(t *testing.T) {
 	}
 }
 
+// A login that found an account of another generation rests on what has been changed or taken away since.
+func TestInsertOfAnotherGeneration(t *testing.T) {
+	w := newWorld(t)
+	issuer, user := w.store("sessionissuer"), w.user("alice")
+	for generation, want := range map[int]bool{0: true, 1: true, 2: false} { // 0: not known
+		v := w.session(user)
+		v.Generation = generation
+		w.insert(issuer, v, want)
+	}
+	if _, err := w.users.Change(t.Context(), user, directory.Change{Phone: new("+819012345678")}); err != nil {
+		t.Fatal(err)
+	}
+	for generation, want := range map[int]bool{1: false, 2: true} {
+		v := w.session(user)
+		v.Generation = generation
+		w.insert(issuer, v, want)
+	}
+}
+
 func TestInsertManyAtOnce(t *testing.T) {
 	w := newWorld(t)
 	issuers, gateway := []*Store{w.store("sessionissuer"), w.store("sessionissuer")}, w.store("gateway")
