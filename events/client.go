@@ -139,6 +139,7 @@ type Request struct {
 	Password string // with [Password] only
 	Session  string // with [None] only: the session to step up from; see [Identity]
 	Prefer   Factor // the factor to challenge first; may be empty
+	Need     int    // how many factors to ask for at least; 0: as many as the policy asks for
 	Locale   string // "ja", "en" or empty
 	Deadline time.Time
 	Trace    string // W3C traceparent; a new one if empty
@@ -163,7 +164,7 @@ func (c *Client) Request(ctx context.Context, r Request) (Login, error) {
 	if latest := now.Add(MaxDeadline); deadline.After(latest) {
 		deadline = latest
 	}
-	data := &Requested{App: r.App, Method: r.Method, Prefer: r.Prefer, Deadline: deadline, Locale: r.Locale, SourceTag: r.SourceTag}
+	data := &Requested{App: r.App, Method: r.Method, Prefer: r.Prefer, Need: r.Need, Deadline: deadline, Locale: r.Locale, SourceTag: r.SourceTag}
 	subject := login.Subject(StepRequested, 0)
 	identity := Identity{User: r.User, Password: r.Password, Device: r.Device, DeviceUsers: r.DeviceUsers, Session: r.Session}
 	if data.Identity, err = c.seal(ctx, identityverifier, subject, "identity", identity); err != nil {

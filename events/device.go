@@ -28,6 +28,8 @@ type DeviceResponse struct {
 	Type       string `json:"type,omitempty"` // content type
 	Body       []byte `json:"body,omitempty"`
 	RetryAfter int    `json:"retry_after,omitempty"` // seconds; 0: none
+	// Authenticate, with 401, is the header WWW-Authenticate: what the session lacks. Empty: whoever asks is not known.
+	Authenticate string `json:"authenticate,omitempty"`
 }
 
 // DeviceSubject is where a gateway asks. Only the gateway of that name may publish there, so the subject says who asks.

@@ -100,6 +100,7 @@ type Requested struct {
 	App       string    `json:"app"`
 	Method    Method    `json:"method"`
 	Prefer    Factor    `json:"prefer,omitempty"`     // the factor to challenge first, where the policy allows it
+	Need      int       `json:"need,omitempty"`       // how many factors are asked for at least, where the policy asks for fewer
 	Deadline  time.Time `json:"deadline"`             // at most ten minutes away; the broker's clock decides
 	Locale    string    `json:"locale,omitempty"`     // "ja" or "en": the language of text messages
 	SourceTag string    `json:"source_tag,omitempty"` // keyed hash of the client's network
@@ -148,6 +149,7 @@ type Identified struct {
 	Factors  []Factor  `json:"factors,omitempty"` // enrolled and not locked
 	Deadline time.Time `json:"deadline"`          // the earlier of the requested one and ten minutes after the broker's timestamp
 	Prefer   Factor    `json:"prefer,omitempty"`
+	Need     int       `json:"need,omitempty"` // that of [Requested]
 	Locale   string    `json:"locale,omitempty"`
 	Device   string    `json:"device,omitempty"` // keyed hash of a browser that this user logged in with before
 	// SourceTag is that of [Requested]. Who knows this event need not read that one, the greatest of a login.

@@ -141,9 +141,34 @@ func meetStream(s *system, p *phone) {
 	})
 }
 
+// stepUpOnPhone makes a session of two factors of one of a password, with which its user may look at phones and change none.
+func (s *system) stepUpOnPhone(l login, p *phone) login {
+	s.t.Helper()
+	for _, call := range ownPhoneCalls(s.HTTP) {
+		if call.method == http.MethodGet {
+			s.expect(http.StatusOK, call.method, call.address, withBearer(l.SessionToken))
+			continue
+		}
+		var problem map[string]any
+		must(s.t, json.Unmarshal(s.expect(http.StatusUnauthorized, call.method, call.address, withBody(call.body), withBearer(l.SessionToken)), &problem))
+		if problem["app"] != "demo" || problem["acr"] != "2fa" || problem["method"] != "session" {
+			s.t.Errorf("%s %s: %v", call.method, call.address, problem)
+		}
+	}
+	var more login
+	body := map[string]any{"method": "session", "app": "demo", "acr": "2fa", "tokens": true, "wait": "20s"}
+	if status := s.call(http.MethodPost, s.HTTP+"/v1/logins", l.SessionToken, body, &more); status != http.StatusCreated || more.Challenge == nil {
+		s.t.Fatalf("step-up: %d %+v", status, more)
+	}
+	if status, result := p.decide(p.asked(loginOf(more)), "approve", more.Challenge.Number); status != http.StatusOK {
+		s.t.Fatalf("approve: %d %s", status, result)
+	}
+	return s.untilStatus(more, "granted")
+}
+
 func meetOwnPhones(s *system, p *phone) (session string) {
 	s.t.Helper()
-	l := s.begin("phones", userPassword)
+	l := s.stepUpOnPhone(s.begin("phones", userPassword), p)
 	mine, own, phone := withBearer(l.SessionToken), s.HTTP+"/v1/devices", s.HTTP+"/v1/devices/"+p.id
 	s.expect(http.StatusOK, http.MethodGet, own, mine)
 	s.expectBadBodies(http.MethodPatch, phone, mine)

@@ -38,6 +38,24 @@ func toDevicesByLogin(w http.ResponseWriter, r *http.Request) {
 	http.Redirect(w, r, "/login?"+url.Values{"app": {demoApp}, "return_to": {"/devices"}}.Encode(), http.StatusSeeOther)
 }
 
+// moreForDevices leads to the login that gives a session with which the user may change phones, and back to the page.
+func moreForDevices(w http.ResponseWriter, r *http.Request, response events.DeviceResponse) error {
+	if response.Authenticate == "" { // the session has ended meanwhile
+		toDevicesByLogin(w, r)
+		return nil
+	}
+	var more httpapi.Problem
+	if err := json.Unmarshal(response.Body, &more); err != nil {
+		return fmt.Errorf("answer of pushnotifier: %w", err)
+	}
+	query := url.Values{"app": {more.App}, "acr": {more.ACR}, "return_to": {"/devices"}}
+	if more.Method != string(fromSession) {
+		query.Set("anew", "1")
+	}
+	http.Redirect(w, r, "/login?"+query.Encode(), http.StatusSeeOther)
+	return nil
+}
+
 func (g *gateway) showDevices(w http.ResponseWriter, r *http.Request, s *sessions.Session, status int, problem string) error {
 	response, err := g.hand(r, events.DeviceRequest{Session: s.Login.ID, Method: http.MethodGet, Path: "/v1/devices"})
 	if err != nil {
@@ -149,6 +167,8 @@ func (g *gateway) changeDevices(w http.ResponseWriter, r *http.Request, method, 
 	switch {
 	case err != nil:
 		return err
+	case response.Status == http.StatusUnauthorized:
+		return moreForDevices(w, r, response)
 	case response.Status == http.StatusUnprocessableEntity:
 		return g.showDevices(w, r, s, response.Status, "bad_name")
 	case response.Status == http.StatusConflict:

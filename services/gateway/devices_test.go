@@ -331,6 +331,8 @@ func TestDevicesPage(t *testing.T) {
 	}
 	refuse = http.StatusNotFound
 	browser.form("/devices/d9/remove", page).goesTo(t, "/devices")
+	refuse = http.StatusUnauthorized // the session has ended meanwhile
+	browser.form("/devices/d1/remove", page).goesTo(t, "/login?app=demo&return_to=%2Fdevices")
 	refuse = http.StatusServiceUnavailable
 	browser.form("/devices/d1/remove", page).status(t, http.StatusServiceUnavailable)
 	refuse = 0
@@ -348,6 +350,88 @@ func TestDevicesPage(t *testing.T) {
 	if strings.Contains(string(stale.body), "<form") {
 		t.Error("an old session is offered to change something")
 	}
+}
+
+const insufficient = `Bearer error="insufficient_user_authentication", acr_values="2fa"`
+
+// Where pushnotifier asks for more than was shown for the session, an app is told so.
+func TestDevicesTakeMoreByAPI(t *testing.T) {
+	w := newWorld(t)
+	w.desk(func(events.DeviceRequest) events.DeviceResponse {
+		return events.DeviceResponse{Status: http.StatusUnauthorized, Type: "application/problem+json", Authenticate: insufficient,
+			Body: []byte(`{"title":"Unauthorized","status":401,"app":"demo","acr":"2fa","method":"session"}`)}
+	})
+	app := w.app(w.gateway())
+	w.signedIn(app)
+	for _, call := range [][2]string{{"POST", "/v1/activations"}, {"DELETE", "/v1/devices/d1"}, {"PATCH", "/v1/devices/d1"}} {
+		r := app.do(call[0], call[1], "", "").status(t, http.StatusUnauthorized)
+		if r.Header.Get("WWW-Authenticate") != insufficient || !strings.Contains(string(r.body), `"acr":"2fa"`) {
+			t.Errorf("%v: %v %s", call, r.Header, r.body)
+		}
+	}
+}
+
+// The page leads whoever has shown too little through a step-up and back, or to a login anew where a step-up can not do it.
+func TestDevicesTakeMoreByPage(t *testing.T) {
+	w := newWorld(t)
+	var short string // the session that is not enough
+	method := `,"method":"session"`
+	w.desk(func(r events.DeviceRequest) events.DeviceResponse {
+		switch {
+		case r.Method == http.MethodGet:
+			return answered(http.StatusOK, twoPhones)
+		case r.Session == short:
+			return events.DeviceResponse{Status: http.StatusUnauthorized, Authenticate: insufficient,
+				Body: []byte(`{"title":"Unauthorized","status":401,"app":"demo","acr":"2fa"` + method + `}`)}
+		default:
+			return answered(http.StatusCreated, `{"activation_url":"https://login.example/authenticator#code","qr_svg":"<svg/>","expires":"2030-01-01T00:00:00Z"}`)
+		}
+	})
+	browser := w.browser(w.gateway())
+	v := browser.post("/v1/logins", startBodyFor("0s")).status(t, http.StatusCreated).view(t)
+	w.nextRequest(t)
+	w.grant(v.login())
+	browser.get("/v1/logins/"+v.ID+"?after=1&wait=30s").status(t, http.StatusOK)
+	w.adjust(v.login(), `amr = '{pwd}', verdict = 'OK'`)
+	short = v.ID
+
+	page := browser.get("/devices").status(t, http.StatusOK)
+	const asked = "/login?acr=2fa&app=demo&return_to=%2Fdevices"
+	browser.form("/devices/d1", page, "name", "x").goesTo(t, asked)
+	browser.form("/devices/d1/remove", page).goesTo(t, asked)
+	browser.form("/devices", page).goesTo(t, asked)
+	step := browser.get(asked).status(t, http.StatusOK)
+	step.contains(t, "One more step", `value="session"`, `acr=2fa`, "anew=1")
+	begun := later(func() reply {
+		return browser.form("/login", step, "app", formField(t, step, "app"), "acr", formField(t, step, "acr"), "return_to", "/devices", "method", "session")
+	})
+	login := w.nextRequest(t)
+	if requested, identity := w.identity(login); requested.Need != 2 || identity.Session != short {
+		t.Errorf("requested %+v of %+v", requested, identity)
+	}
+	w.grant(login)
+	(<-begun).goesTo(t, "/login/"+login.ID)
+	browser.get("/login/"+login.ID).goesTo(t, "/devices")
+	page = browser.get("/devices").status(t, http.StatusOK)
+	browser.form("/devices", page).status(t, http.StatusOK).contains(t, "authenticator#code")
+	browser.form("/login", step, "app", "demo", "acr", "2fa", "return_to", "/devices", "method", "session").goesTo(t, "/devices") // another window
+
+	short, method = login.ID, ""
+	browser.form("/devices", page).goesTo(t, "/login?acr=2fa&anew=1&app=demo&return_to=%2Fdevices")
+	anew := browser.get("/login?acr=2fa&anew=1&app=demo&return_to=%2Fdevices").status(t, http.StatusOK)
+	anew.contains(t, `id="password"`, `name="acr" value="2fa"`)
+	wrong := browser.form("/login", anew, "app", "demo", "acr", "2fa", "return_to", "/devices", "user", "alice", "password", "")
+	wrong.contains(t, `name="acr" value="2fa"`)
+	begun = later(func() reply {
+		return browser.form("/login", anew, "app", "demo", "acr", "2fa", "return_to", "/devices", "user", "alice", "password", "secret password")
+	})
+	login = w.nextRequest(t)
+	if requested, _ := w.identity(login); requested.Need != 2 || requested.Method != events.Password {
+		t.Errorf("requested %+v", requested)
+	}
+	closeLogin(t, w.Broker, login, events.Closed{Outcome: events.Denied})
+	(<-begun).goesTo(t, "/login/"+login.ID)
+	browser.get("/login/"+login.ID).contains(t, "acr=2fa") // again, for as much
 }
 
 func TestDevicesPageWithoutPushnotifier(t *testing.T) {

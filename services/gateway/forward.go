@@ -54,7 +54,7 @@ func (g *gateway) forwardUser(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if response.Status == http.StatusUnauthorized { // the session has ended meanwhile
+	if response.Status == http.StatusUnauthorized && response.Authenticate == "" { // the session has ended meanwhile
 		return errNobody
 	}
 	writeResponse(w, response)
@@ -105,6 +105,9 @@ func (g *gateway) jsonBody(w http.ResponseWriter, r *http.Request) ([]byte, erro
 func writeResponse(w http.ResponseWriter, response events.DeviceResponse) {
 	if response.Type != "" {
 		w.Header().Set("Content-Type", response.Type)
+	}
+	if response.Authenticate != "" {
+		w.Header().Set("WWW-Authenticate", response.Authenticate)
 	}
 	retryAfter(w, &httpapi.Problem{RetryAfter: time.Duration(response.RetryAfter) * time.Second})
 	w.WriteHeader(response.Status)

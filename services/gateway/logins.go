@@ -3,6 +3,7 @@ package gateway
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"regexp"
 	"slices"
@@ -13,6 +14,7 @@ import (
 	"github.com/sekisho/sekisho/events"
 	"github.com/sekisho/sekisho/services/gateway/pages"
 	"github.com/sekisho/sekisho/services/internal/httpapi"
+	"github.com/sekisho/sekisho/services/internal/policy"
 	"github.com/sekisho/sekisho/services/internal/runtime"
 )
 
@@ -22,6 +24,7 @@ type startBody struct {
 	Method     events.Method `json:"method"`
 	Password   string        `json:"password"`
 	App        string        `json:"app"`
+	ACR        string        `json:"acr"`
 	Code       string        `json:"code"`
 	Assessment string        `json:"assessment"`
 	Locale     string        `json:"locale"`
@@ -103,6 +106,8 @@ func (g *gateway) check(r *http.Request, in *startBody) error {
 		return httpapi.Invalid("password", "want 1 to 1024 bytes")
 	case in.Method != events.Password && in.Password != "":
 		return httpapi.Invalid("password", "goes with method password only")
+	case in.ACR != "" && factorsOf(in.ACR) == 0:
+		return httpapi.Invalid("acr", "want 1fa, 2fa or 3fa")
 	case in.Code != "" && !isCode(in.Code, minCode, maxCode):
 		return httpapi.Invalid("code", "want 6 to 10 digits")
 	case in.Assessment != "" && !assessmentID.MatchString(in.Assessment):
@@ -117,6 +122,24 @@ func (g *gateway) check(r *http.Request, in *startBody) error {
 		}
 	}
 	return nil
+}
+
+// acrOf is the acr of so many factors, which is empty for none.
+func acrOf(factors int) string {
+	if factors == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%dfa", factors)
+}
+
+// factorsOf is how many factors an acr stands for, 0 if it is none that could be asked for.
+func factorsOf(acr string) int {
+	for n := policy.MaxNeed; n > 0; n-- {
+		if acr == acrOf(n) {
+			return n
+		}
+	}
+	return 0
 }
 
 // begin checks what the user asks for and starts the login. cookies tells whether the request's cookies speak for their owner.
@@ -143,7 +166,7 @@ func (g *gateway) begin(r *http.Request, in startBody, cookies bool) (events.Log
 	device := g.device(r)
 	request := events.Request{
 		Login: login, Prompt: g.prompt(r, in.App, in.Locale, login),
-		App: in.App, Method: in.Method, User: in.User, Password: in.Password, Locale: in.Locale,
+		App: in.App, Need: factorsOf(in.ACR), Method: in.Method, User: in.User, Password: in.Password, Locale: in.Locale,
 		SourceTag: g.keys.tag(source.String()), Device: device.ID, DeviceUsers: device.Users,
 		Environment: &events.Environment{
 			IP: g.border.client(r).String(), UserAgent: cut(r.UserAgent()), Languages: cut(r.Header.Get("Accept-Language")),
@@ -151,7 +174,7 @@ func (g *gateway) begin(r *http.Request, in startBody, cookies bool) (events.Log
 		},
 	}
 	if in.Method == fromSession {
-		s, err := g.stepUp(r, in.App, cookies)
+		s, err := g.stepUp(r, in.App, request.Need, cookies)
 		if err != nil {
 			return events.Login{}, err
 		}

@@ -19,17 +19,17 @@ const demoApp = "demo"
 // signInPage answers GET /login.
 func (g *gateway) signInPage(w http.ResponseWriter, r *http.Request) error {
 	query := r.URL.Query()
-	app := query.Get("app")
+	app, acr := query.Get("app"), query.Get("acr")
 	if app == "" {
 		app = demoApp
 	}
 	if query.Get("anew") == "" {
 		// Without the database there is no telling who is logged in, and the form does.
-		if s, err := g.session(r, true); err == nil && g.standing(s, app) == short {
-			return g.stepUpPage(w, r, s, app, query.Get("return_to"))
+		if s, err := g.session(r, true); err == nil && g.standing(s, app, factorsOf(acr)) == short {
+			return g.stepUpPage(w, r, s, app, acr, query.Get("return_to"))
 		}
 	}
-	return g.signIn(w, r, http.StatusOK, pages.SignIn{App: app, ReturnTo: query.Get("return_to")})
+	return g.signIn(w, r, http.StatusOK, pages.SignIn{App: app, ACR: acr, ReturnTo: query.Get("return_to")})
 }
 
 func (g *gateway) signIn(w http.ResponseWriter, r *http.Request, status int, page pages.SignIn) error {
@@ -52,7 +52,7 @@ func (g *gateway) signInForm(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	in := startBody{
-		App: r.PostForm.Get("app"), User: strings.TrimSpace(r.PostForm.Get("user")), Method: events.Method(r.PostForm.Get("method")),
+		App: r.PostForm.Get("app"), ACR: r.PostForm.Get("acr"), User: strings.TrimSpace(r.PostForm.Get("user")), Method: events.Method(r.PostForm.Get("method")),
 		Locale: g.language(w, r),
 	}
 	if in.Method == "" {
@@ -87,7 +87,7 @@ func (g *gateway) signInForm(w http.ResponseWriter, r *http.Request) error {
 
 // signInAgain shows the form with what is wrong.
 func (g *gateway) signInAgain(w http.ResponseWriter, r *http.Request, in startBody, err error) error {
-	page := pages.SignIn{App: in.App, ReturnTo: in.ReturnTo, User: in.User}
+	page := pages.SignIn{App: in.App, ACR: in.ACR, ReturnTo: in.ReturnTo, User: in.User}
 	p := g.problem(err)
 	switch {
 	case p.Field == "user":
@@ -150,7 +150,7 @@ func (g *gateway) showLogin(w http.ResponseWriter, r *http.Request, status int, 
 		Notice: notice, Now: g.now(), Declined: declined(state), PasswordInstead: g.passwordName(r, state) != "",
 	}
 	if state.Requested != nil {
-		page.App = state.Requested.App
+		page.App, page.ACR = state.Requested.App, acrOf(state.Requested.Need)
 		page.AppName = g.appName(page.App, lang)
 	}
 	if state.Status() == events.StatusCancelled {
@@ -319,7 +319,7 @@ func (g *gateway) cancelForm(w http.ResponseWriter, r *http.Request) error {
 		http.Redirect(w, r, "/login/"+login.ID, http.StatusSeeOther)
 		return nil
 	}
-	return g.signIn(w, r, http.StatusOK, pages.SignIn{App: state.Requested.App, ReturnTo: returnTo, User: name})
+	return g.signIn(w, r, http.StatusOK, pages.SignIn{App: state.Requested.App, ACR: acrOf(state.Requested.Need), ReturnTo: returnTo, User: name})
 }
 
 // step does what a form of the login page asks for, waits for what comes of it, and leads back to the page.

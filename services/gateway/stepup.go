@@ -28,22 +28,26 @@ const (
 	enough
 )
 
-// standing holds a session against the policy of an app. In its own app it is enough: that app's policy has granted it. In
-// another app it must have what that app would have asked for, had the login been one to it.
-func (g *gateway) standing(s *sessions.Session, app string) standing {
+// standing holds a session against the policy of an app, and against how many factors are asked for beside that, if any. In its
+// own app it is enough by itself: that app's policy has granted it. In another app it must have what that app would have asked for,
+// had the login been one to it.
+func (g *gateway) standing(s *sessions.Session, app string, asked int) standing {
 	a := g.policy.Policy().Apps[app]
 	if a == nil {
 		return nothing
 	}
-	if s.App == app {
+	if s.App == app && asked == 0 {
 		return enough
 	}
 	shown := len(a.Counted(s.AMR))
 	if shown == 0 || !a.Honors(g.now().Sub(s.AuthTime)) {
 		return nothing
 	}
+	if shown < asked {
+		return short
+	}
 	need := a.Need(&events.Assessed{Verdict: s.Verdict, Degraded: s.Verdict == ""})
-	if need == policy.Deny || shown < int(need) {
+	if s.App != app && (need == policy.Deny || shown < int(need)) {
 		return short
 	}
 	return enough
@@ -55,7 +59,7 @@ func (g *gateway) sessionFor(r *http.Request, app string) (*sessions.Session, er
 	if err != nil {
 		return nil, err
 	}
-	switch g.standing(s, app) {
+	switch g.standing(s, app, 0) {
 	case enough:
 		return s, nil
 	case short:
@@ -65,13 +69,13 @@ func (g *gateway) sessionFor(r *http.Request, app string) (*sessions.Session, er
 	}
 }
 
-// stepUp is the request's session, if a login to the app may step up from it.
-func (g *gateway) stepUp(r *http.Request, app string, cookies bool) (*sessions.Session, error) {
+// stepUp is the request's session, if a login to the app may step up from it to so many factors.
+func (g *gateway) stepUp(r *http.Request, app string, asked int, cookies bool) (*sessions.Session, error) {
 	s, err := g.session(r, cookies)
 	if err != nil {
 		return nil, err
 	}
-	switch g.standing(s, app) {
+	switch g.standing(s, app, asked) {
 	case short:
 		return s, nil
 	case enough:
@@ -83,10 +87,10 @@ func (g *gateway) stepUp(r *http.Request, app string, cookies bool) (*sessions.S
 
 // stepUpPage asks who is logged in whether to go on. It takes a form to start a login: a link that anybody may set must not
 // send text messages.
-func (g *gateway) stepUpPage(w http.ResponseWriter, r *http.Request, s *sessions.Session, app, returnTo string) error {
+func (g *gateway) stepUpPage(w http.ResponseWriter, r *http.Request, s *sessions.Session, app, acr, returnTo string) error {
 	lang := g.language(w, r)
 	returnTo, _ = g.border.returnTo(g.border.own(r), returnTo)
-	return g.pages.Render(w, http.StatusOK, lang, pages.StepUp{App: app, AppName: g.appName(app, lang), ReturnTo: returnTo,
+	return g.pages.Render(w, http.StatusOK, lang, pages.StepUp{App: app, AppName: g.appName(app, lang), ACR: acr, ReturnTo: returnTo,
 		User: s.Name, CSRF: g.formToken(w, r, aboutLogin)})
 }
 
@@ -97,6 +101,9 @@ func (g *gateway) stepUpElsewhere(w http.ResponseWriter, r *http.Request, in sta
 		http.Redirect(w, r, onward(in.ReturnTo), http.StatusSeeOther)
 	case http.StatusUnauthorized, http.StatusUnprocessableEntity:
 		query := url.Values{"app": {in.App}, "return_to": {in.ReturnTo}}
+		if in.ACR != "" {
+			query.Set("acr", in.ACR)
+		}
 		http.Redirect(w, r, "/login?"+query.Encode(), http.StatusSeeOther)
 	default:
 		return err

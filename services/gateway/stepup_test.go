@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"maps"
 	"net/http"
 	"os"
 	"strings"
@@ -68,6 +69,50 @@ func TestSessionsInOtherApps(t *testing.T) {
 		}
 		if want := map[string]int{"enough": 409, "nothing": 422}[test.want]; want > 0 {
 			app.post("/v1/logins", map[string]any{"method": "session", "app": test.app, "wait": "0s"}).status(t, want)
+		}
+	}
+}
+
+// A login may ask for more factors than its app does, of who has a session for that app too.
+func TestMoreThanTheAppAsksFor(t *testing.T) {
+	w := newWorld(t)
+	if err := os.WriteFile(w.policy, []byte(policyFile+"  own: {session_max_age: 0s}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	app := w.app(w.gateway())
+	ask := func(more map[string]any) reply {
+		body := map[string]any{"app": "demo", "wait": "0s", "tokens": true}
+		maps.Copy(body, more)
+		return app.post("/v1/logins", body)
+	}
+	password := func(acr string) map[string]any {
+		return map[string]any{"user": "alice", "method": "password", "password": "secret password", "acr": acr}
+	}
+	for acr, need := range map[string]int{"": 0, "1fa": 1, "2fa": 2, "3fa": 3} {
+		if requested, _ := w.identity(ask(password(acr)).status(t, http.StatusCreated).view(t).login()); requested.Need != need {
+			t.Errorf("acr %q: need %d", acr, requested.Need)
+		}
+	}
+	for _, acr := range []string{"0fa", "4fa", "2", "urn:2fa"} {
+		ask(password(acr)).status(t, http.StatusUnprocessableEntity)
+	}
+	first, _ := w.signedIn(app)
+	for _, test := range []struct {
+		amr, app, acr string
+		want          int
+	}{
+		{"{pwd}", "demo", "", 409}, {"{pwd}", "demo", "1fa", 409}, {"{pwd}", "demo", "2fa", 201},
+		{"{pwd,sms}", "demo", "2fa", 409}, {"{pwd,sms}", "demo", "3fa", 201},
+		{"{pwd}", "payroll", "1fa", 201}, {"{pwd,sms}", "payroll", "2fa", 409}, // the app's own two
+		{"{pwd}", "own", "2fa", 422},
+	} {
+		w.adjust(first, "verdict = 'OK', amr = '"+test.amr+"'")
+		r := ask(map[string]any{"method": "session", "app": test.app, "acr": test.acr}).status(t, test.want)
+		if test.want == http.StatusCreated {
+			requested, identity := w.identity(r.view(t).login())
+			if requested.Need != int(test.acr[0]-'0') || identity.Session != first.ID {
+				t.Errorf("%+v: requested %+v of %+v", test, requested, identity)
+			}
 		}
 	}
 }

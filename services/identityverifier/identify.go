@@ -60,7 +60,7 @@ func (v *verifier) answer(ctx context.Context, e *events.Event, requested *event
 
 	var account *directory.Account
 	found, reason := &events.Identified{
-		App: requested.App, Primary: requested.Method, Deadline: e.Expires, Prefer: requested.Prefer, SourceTag: requested.SourceTag,
+		App: requested.App, Primary: requested.Method, Deadline: e.Expires, Prefer: requested.Prefer, Need: requested.Need, SourceTag: requested.SourceTag,
 		Environment: requested.Environment,
 	}, ""
 	if requested.Method == events.Password {

@@ -259,14 +259,14 @@ func TestIdentified(t *testing.T) {
 	deadline := time.Now().Add(3 * time.Minute).Truncate(time.Second).UTC()
 	e := w.request(events.Password, events.Identity{User: "Alice", Password: password, Device: "browser", DeviceUsers: []string{w.ids["alice"]}},
 		func(_ *events.Event, r *events.Requested) {
-			r.Deadline, r.Locale, r.Prefer = deadline, "en", events.SMS
+			r.Deadline, r.Locale, r.Prefer, r.Need = deadline, "en", events.SMS, 2
 		})
 	got, ok := e.Data.(*events.Identified)
 	if !ok {
 		t.Fatal(says(e))
 	}
 	if got.App != "demo" || got.User != w.ids["alice"] || got.Primary != events.Password || got.Generation != 1 || got.Decoy || got.Locale != "en" ||
-		!slices.Equal(got.Factors, []events.Factor{events.SMS}) || !got.Deadline.Equal(deadline) || !e.Expires.Equal(deadline) || got.Prefer != events.SMS {
+		!slices.Equal(got.Factors, []events.Factor{events.SMS}) || !got.Deadline.Equal(deadline) || !e.Expires.Equal(deadline) || got.Prefer != events.SMS || got.Need != 2 {
 		t.Errorf("identified = %+v, expires %v", got, e.Expires)
 	}
 	device := sha256.Sum256([]byte("browser"))

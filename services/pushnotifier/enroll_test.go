@@ -20,12 +20,15 @@ import (
 )
 
 // session signs a user in and returns the id of the session.
-func (s *site) session(t testing.TB, user, gateway string) string {
+func (s *site) session(t testing.TB, user, gateway string, amr ...string) string {
 	t.Helper()
+	if amr == nil {
+		amr = []string{"pwd"}
+	}
 	id, err := events.NewLogin(gateway)
 	check(t, err)
 	s.sql(t, `INSERT INTO sessions.sessions (gateway, login, user_id, app, amr, acr, auth_time, created_at, last_seen, idle_seconds, expires_at)
-		VALUES ($1, $2, $3, 'demo', '{pwd}', '1fa', $4, $4, $4, 3600, $5)`, gateway, id.ID, user, s.clock(), s.clock().Add(time.Hour))
+		VALUES ($1, $2, $3, 'demo', $6, '1fa', $4, $4, $4, 3600, $5)`, gateway, id.ID, user, s.clock(), s.clock().Add(time.Hour), amr)
 	return id.ID
 }
 

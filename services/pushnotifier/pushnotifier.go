@@ -21,6 +21,7 @@ import (
 	"github.com/sekisho/sekisho/services/internal/bus"
 	"github.com/sekisho/sekisho/services/internal/config"
 	"github.com/sekisho/sekisho/services/internal/directory"
+	"github.com/sekisho/sekisho/services/internal/policy"
 	"github.com/sekisho/sekisho/services/internal/runtime"
 	"github.com/sekisho/sekisho/services/internal/sessions"
 )
@@ -36,6 +37,7 @@ type notifier struct {
 	store     *store
 	directory *directory.Directory
 	sessions  *sessions.Store
+	policy    *policy.Store
 	vendors   *vendors
 	opener    *events.Opener
 	sealer    *events.Sealer // to this worker itself: answers of devices lie in the stream
@@ -65,7 +67,8 @@ func Build(ctx context.Context, env *runtime.Env) (*runtime.Worker, error) {
 			func(ctx context.Context) error { return env.Credentials.Follow(ctx, Name, n.opener) },
 			func(ctx context.Context) error { return env.Credentials.Supply(ctx, n.sealer) },
 		},
-		Close: n.close,
+		Reload: n.policy.Reload,
+		Close:  n.close,
 	}, nil
 }
 
@@ -87,11 +90,16 @@ func newNotifier(env *runtime.Env) (*notifier, error) {
 		return nil, err
 	}
 	cfg := env.Config
+	policies, err := policy.Open(cfg.Policy)
+	if err != nil {
+		return nil, err
+	}
 	return &notifier{
 		bus:       env.Bus,
 		store:     newStore(env.DB, cfg.Limits.PushPerUser, cfg.Limits.PushPerSource, env.Now),
 		directory: directory.New(env.DB, directory.Rule(cfg.Lock), env.Now),
 		sessions:  sessions.New(env.DB, env.Now),
+		policy:    policies,
 		vendors:   vendors,
 		opener:    opener, sealer: sealer, read: read,
 		settings: cfg.Push, resendAfter: cfg.Code.ResendAfter, attempts: cfg.Attempts, log: env.Log, now: env.Now,

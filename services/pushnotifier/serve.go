@@ -43,10 +43,10 @@ func (n *notifier) routes() http.Handler {
 	mux.HandleFunc("POST /v1/authenticator/prompts", n.byDevice(n.answerPrompt))
 	mux.HandleFunc("POST /v1/authenticator/notices/{id}", n.byDevice(n.answerNotice))
 	mux.HandleFunc("GET /v1/authenticator/stream", n.byDevice(n.openStream))
-	mux.HandleFunc("POST /v1/activations", n.bySession(n.activate))
+	mux.HandleFunc("POST /v1/activations", n.bySession(n.withEnough(n.activate)))
 	mux.HandleFunc("GET /v1/devices", n.bySession(n.listDevices))
-	mux.HandleFunc("PATCH /v1/devices/{id}", n.bySession(n.renameDevice))
-	mux.HandleFunc("DELETE /v1/devices/{id}", n.bySession(n.removeDevice))
+	mux.HandleFunc("PATCH /v1/devices/{id}", n.bySession(n.withEnough(n.renameDevice)))
+	mux.HandleFunc("DELETE /v1/devices/{id}", n.bySession(n.withEnough(n.removeDevice)))
 	return httpapi.Routes(mux)
 }
 
@@ -57,8 +57,9 @@ type caller struct {
 	session string // id of the login of the signed-in user's session; "" for a device
 	proof   string // token of a device; "" for a signed-in user
 
-	user   string           // opaque id, once it is known
-	device directory.Device // that has proved itself; zero for a signed-in user
+	user   string            // opaque id, once it is known
+	device directory.Device  // that has proved itself; zero for a signed-in user
+	signed *sessions.Session // of a signed-in user
 
 	after *[]task // what is left to do once the answer is on its way
 }
@@ -193,7 +194,7 @@ func (n *notifier) bySession(h handler) http.HandlerFunc {
 		case !session.Live(n.now()):
 			return errStranger
 		}
-		c.user = session.User
+		c.user, c.signed = session.User, session
 		return h(w, r, c)
 	})
 }
@@ -268,7 +269,8 @@ func handle(ctx context.Context, routes http.Handler, c caller, r events.DeviceR
 	w := response{header: make(http.Header), status: http.StatusOK}
 	routes.ServeHTTP(&w, req)
 	after, _ := strconv.Atoi(w.header.Get("Retry-After")) // 0 if there is none
-	return events.DeviceResponse{Status: w.status, Type: w.header.Get("Content-Type"), Body: w.body.Bytes(), RetryAfter: after}
+	return events.DeviceResponse{Status: w.status, Type: w.header.Get("Content-Type"), Body: w.body.Bytes(), RetryAfter: after,
+		Authenticate: w.header.Get("WWW-Authenticate")}
 }
 
 // A response keeps what a handler answers.

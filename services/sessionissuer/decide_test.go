@@ -483,6 +483,29 @@ func TestDecoyOffersWhatAUserHas(t *testing.T) {
 	}
 }
 
+// TestNeedOfARequest: a login may ask for more than the policy does, never for less.
+func TestNeedOfARequest(t *testing.T) {
+	for _, tt := range []struct {
+		app  string
+		need int
+		want int
+	}{{"{}", 0, 1}, {"{}", 1, 1}, {"{}", 2, 2}, {"{}", 3, 3}, {"{on_ok: 2}", 1, 2}, {"{on_ok: 2}", 3, 3}} {
+		found := identified(events.Password, events.Push, events.SMS)
+		found.Data.(*events.Identified).Need = tt.need
+		next := Decide(load(t, tt.app), []*events.Event{found, assessed(events.OK)}, soon)
+		got := 0
+		switch data := next.Data.(type) {
+		case *events.Wanted:
+			got = data.Decision.Need
+		case *events.Closed:
+			got = data.Decision.Need
+		}
+		if got != tt.want {
+			t.Errorf("%s, asked for %d: %d factors, want %d", tt.app, tt.need, got, tt.want)
+		}
+	}
+}
+
 func isRequested(e *events.Event) bool { return e.Step == events.StepRequested }
 
 // TestEndingsBeatGrants: what ends a login wins over all its proof.

@@ -29,7 +29,7 @@ type login struct {
 	rounds   [events.Rounds + 1]round              // by number
 	rejected [events.Attempts + 1]*events.Rejected // by number
 	spent    []events.Factor                       // take no more answers, after too many wrong ones
-	need     int                                   // the highest need that a decision has recorded
+	need     int                                   // the highest that the request has named or a decision recorded
 }
 
 // A round is one challenge.
@@ -55,6 +55,7 @@ func replay(history []*events.Event) *login {
 		case *events.Identified:
 			l.identified = data
 			l.decoy = l.decoy || data.Decoy
+			l.need = max(l.need, data.Need)
 			if l.requested == nil {
 				l.app, l.prefer, l.sourceTag, l.deadline = data.App, data.Prefer, data.SourceTag, data.Deadline
 			}

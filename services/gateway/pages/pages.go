@@ -20,10 +20,11 @@ type Page interface {
 	template() string
 }
 
-// SignIn is the form that starts a login. It posts csrf, app, return_to, user, password and method
+// SignIn is the form that starts a login. It posts csrf, app, acr, return_to, user, password and method
 // ("password" or "none") to /login.
 type SignIn struct {
 	App, AppName string
+	ACR          string // "2fa" and the like: so many factors are asked for, where the app asks for fewer
 	CSRF         string
 	ReturnTo     string
 	User         string // what the person typed before, so that a problem does not cost it
@@ -34,10 +35,11 @@ type SignIn struct {
 	Collector    string // URL of the risk provider's script; the gateway must allow its origin in the policy
 }
 
-// StepUp asks a person who is logged in to show one more factor for another app. It posts csrf, app, return_to and method
-// ("session") to /login.
+// StepUp asks a person who is logged in to show one more factor. It posts csrf, app, acr, return_to and method ("session")
+// to /login.
 type StepUp struct {
 	App, AppName string
+	ACR          string // as in SignIn
 	CSRF         string
 	ReturnTo     string
 	User         string
@@ -48,6 +50,7 @@ type StepUp struct {
 type Login struct {
 	ID, CSRF     string
 	App, AppName string
+	ACR          string // as in SignIn
 	ReturnTo     string // where the person goes on after "granted"; the gateway has checked its origin
 	Status       string // "pending", "challenge", "granted", "denied", "failed", "expired" or "cancelled"
 	Reason       string // with "failed": "attempts", "undelivered", else taken for "unavailable"

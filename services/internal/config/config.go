@@ -35,6 +35,7 @@ type Config struct {
 	Debug    Debug    `yaml:"debug"`
 
 	// Policy is the file of the policy: what each app accepts and asks for. Empty means the built-in policy (deploy/policy.yaml).
+	// Gateways, sessionissuer and pushnotifier read it.
 	Policy string `yaml:"policy"`
 
 	// AdminToken is the bearer token of the admin API. It comes from the environment or the data dir, never from the file.

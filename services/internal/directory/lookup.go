@@ -77,6 +77,25 @@ func (r *accountRow) of(w *Who) *Account {
 	return &found
 }
 
+// Enrolled is what a user, by opaque id, has to log in with: a password or none, and factors, those that are locked too.
+func (d *Directory) Enrolled(ctx context.Context, user string) (password bool, factors []events.Factor, err error) {
+	var phone, push bool
+	err = d.db.QueryRow(ctx, `
+		SELECT EXISTS (SELECT FROM directory.passwords WHERE user_id = $1),
+			EXISTS (SELECT FROM directory.phones WHERE user_id = $1),
+			EXISTS (SELECT FROM directory.devices WHERE user_id = $1)`, user).Scan(&password, &phone, &push)
+	if err != nil {
+		return false, nil, fmt.Errorf("directory: what is enrolled: %w", err)
+	}
+	if phone {
+		factors = append(factors, events.SMS)
+	}
+	if push {
+		factors = append(factors, events.Push)
+	}
+	return password, factors, nil
+}
+
 func (d *Directory) lookUp(ctx context.Context, who []*Who) ([]*Account, error) {
 	const query = `
 		SELECT q.n, ` + accountColumns + `

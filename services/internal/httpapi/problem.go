@@ -17,6 +17,11 @@ type Problem struct {
 	Detail string `json:"detail,omitempty"`
 	Field  string `json:"field,omitempty"` // the field or parameter to blame
 
+	// The login that would help, as it is asked for: with 401 where the session is good, but not enough.
+	App    string `json:"app,omitempty"`
+	ACR    string `json:"acr,omitempty"`
+	Method string `json:"method,omitempty"` // session: by stepping up
+
 	RetryAfter time.Duration `json:"-"` // header Retry-After, rounded up to seconds; 0 for none
 }
 

@@ -62,6 +62,8 @@ var grants = map[string][]string{
 		"directory.activations: SELECT INSERT DELETE",
 		"directory.devices: SELECT INSERT UPDATE DELETE",
 		"directory.outbox: SELECT INSERT DELETE",
+		"directory.passwords: SELECT(user_id)",
+		"directory.phones: SELECT(user_id)",
 		"directory.users: SELECT(generation,id,name) UPDATE(generation)",
 		"sessions.named: SELECT",
 		"sessions.sessions: SELECT UPDATE(revoked_at,revoked_by)",

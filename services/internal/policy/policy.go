@@ -165,6 +165,24 @@ func (a *App) Counted(shown []string) []string {
 	return counted
 }
 
+// Reach is the most that somebody with these factors, and a password or none, can show to the app: as many kinds of proof. 0 is of
+// who can not even begin a login, and where the app lets nobody in.
+func (a *App) Reach(password bool, factors []events.Factor) int {
+	if a.OnOK == Deny || !a.Accepts(events.None) && !password {
+		return 0
+	}
+	var kinds []string
+	if password {
+		kinds = append(kinds, events.Password.AMR())
+	}
+	for _, f := range slices.Concat(a.PasswordlessFactors, a.Factors) { // those first that may be the first proof of all
+		if slices.Contains(factors, f) {
+			kinds = append(kinds, f.AMR())
+		}
+	}
+	return len(a.Counted(kinds))
+}
+
 // counts tells whether a kind of proof counts after so many others.
 func (a *App) counts(kind string, others int) bool {
 	if kind == events.Password.AMR() {

@@ -113,6 +113,39 @@ func TestWhatCountsOfASession(t *testing.T) {
 	}
 }
 
+func TestReach(t *testing.T) {
+	p, err := parse("test", []byte(`apps:
+  both: {methods: [password, none]}
+  password: {factors: [push]}
+  passwordless: {methods: [none], factors: [sms, push], passwordless_factors: [push]}
+  off: {on_ok: deny, on_review: deny}
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct {
+		app      string
+		password bool
+		factors  []events.Factor
+		want     int
+	}{
+		{"both", true, nil, 1},
+		{"both", true, []events.Factor{events.SMS}, 2},
+		{"both", true, []events.Factor{events.SMS, events.Push}, 3},
+		{"both", false, []events.Factor{events.SMS, events.Push}, 2},
+		{"both", false, []events.Factor{events.SMS}, 0}, // a text message is no first proof
+		{"password", true, []events.Factor{events.SMS}, 1},
+		{"password", false, []events.Factor{events.SMS, events.Push}, 0},
+		{"passwordless", true, []events.Factor{events.SMS, events.Push}, 2},
+		{"passwordless", true, []events.Factor{events.Push}, 1},
+		{"off", true, []events.Factor{events.SMS}, 0},
+	} {
+		if got := p.Apps[test.app].Reach(test.password, test.factors); got != test.want {
+			t.Errorf("%s by who has %v and a password %v: %d, want %d", test.app, test.factors, test.password, got, test.want)
+		}
+	}
+}
+
 func TestAgeOfSessions(t *testing.T) {
 	p, err := parse("test", []byte("apps:\n  short: {session_max_age: 1h}\n  never: {session_max_age: 0s}\n  careful: {on_ok: 1}\n"))
 	if err != nil {
