@@ -139,6 +139,13 @@ type Prompt struct {
 	App     string `json:"app,omitempty"`     // what people call the app, in the language of the login
 	Place   string `json:"place,omitempty"`   // where the login comes from, in words for the user
 	Browser string `json:"browser,omitempty"` // what it comes from, in words for the user
+	Names   Names  `json:"names,omitzero"`    // of the app, where they differ: the phone may speak another language than the login
+}
+
+// Names are what people call an app, by language.
+type Names struct {
+	EN string `json:"en"`
+	JA string `json:"ja"`
 }
 
 // Identified says that the user is known and, with [Password], that the password was right.

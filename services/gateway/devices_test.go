@@ -452,3 +452,22 @@ func TestAuthenticatorIsServed(t *testing.T) {
 		t.Errorf("manifest %s", manifest.body)
 	}
 }
+
+// Below the app, too, people get a page where there is nothing, in their language and with a way back to the app.
+func TestNothingBelowTheAuthenticator(t *testing.T) {
+	w := newWorld(t)
+	browser := w.browser(w.gateway())
+	browser.header.Set("Accept", "text/html")
+	for _, path := range []string{"/authenticator/x", "/authenticator/index.html", "/authenticator/", "/authenticator/x/y"} {
+		browser.header.Set("Accept-Language", "en")
+		browser.get(path).status(t, http.StatusNotFound).contains(t, "There is nothing here", `href="/authenticator"`)
+		browser.header.Set("Accept-Language", "ja")
+		browser.get(path).status(t, http.StatusNotFound).contains(t, "ページが見つかりません", `href="/authenticator"`)
+		browser.get(path+"?lang=en").status(t, http.StatusNotFound).contains(t, "There is nothing here")
+		delete(browser.header, "Accept-Language")
+		browser.client.Jar = secureJar()
+	}
+	page := browser.get("/x").status(t, http.StatusNotFound)
+	page.contains(t, `href="/"`)
+	page.lacks(t, `href="/authenticator"`)
+}

@@ -171,7 +171,7 @@ func (g *gateway) handler() http.Handler {
 	}
 	mux.Handle("GET /assets/", g.pages.Assets())
 	g.docs.Register(mux)
-	g.authenticator.Register(mux)
+	g.authenticator.Register(mux, g.page(func(http.ResponseWriter, *http.Request) error { return &httpapi.Problem{Status: http.StatusNotFound} }))
 	return g.observe(g.harden(g.orNotFoundPage(mux, httpapi.Routes(mux))))
 }
 

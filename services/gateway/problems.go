@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/sekisho/sekisho/events"
+	"github.com/sekisho/sekisho/services/gateway/authenticator"
 	"github.com/sekisho/sekisho/services/gateway/pages"
 	"github.com/sekisho/sekisho/services/internal/httpapi"
 )
@@ -55,7 +56,8 @@ func (g *gateway) report(r *http.Request, err error) {
 func (g *gateway) problemPage(w http.ResponseWriter, r *http.Request, p *httpapi.Problem) {
 	retryAfter(w, p)
 	lang := g.language(w, r)
-	if err := g.pages.Render(w, p.Status, lang, pages.Problem{Status: p.Status}); err != nil {
+	onPhone := strings.HasPrefix(r.URL.Path, authenticator.Path+"/")
+	if err := g.pages.Render(w, p.Status, lang, pages.Problem{Status: p.Status, OnPhone: onPhone}); err != nil {
 		g.log.Error().Err(err).Str("route", r.Pattern).Msg("problem was not shown")
 	}
 }

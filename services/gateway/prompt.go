@@ -16,10 +16,15 @@ import (
 
 // prompt is what the user's phone asks for and shows, nil where the app sends no pushes.
 func (g *gateway) prompt(r *http.Request, app, lang string, login events.Login) *events.Prompt {
-	if a := g.policy.Policy().Apps[app]; a == nil || !slices.Contains(a.Factors, events.Push) {
+	a := g.policy.Policy().Apps[app]
+	if a == nil || !slices.Contains(a.Factors, events.Push) {
 		return nil
 	}
-	return &events.Prompt{Number: g.keys.number(login), App: g.appName(app, lang), Place: g.place(r), Browser: browserInWords(r.UserAgent())}
+	p := &events.Prompt{Number: g.keys.number(login), App: a.Name.In(lang), Place: g.place(r), Browser: browserInWords(r.UserAgent())}
+	if a.Name.EN != a.Name.JA {
+		p.Names = events.Names(a.Name)
+	}
+	return p
 }
 
 // number is the number that the login page shows and the phone asks for: six digits that follow from the login, so that

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -69,17 +70,28 @@ func (w *window) picture(name string) {
 // A login by ID only, followed by the page without being touched: a wrong number, a push that runs out, another, and in. Then
 // a phone is added.
 func TestPushWithABrowser(t *testing.T) {
-	for language, texts := range map[string]struct{ phone, wrong, over, exhausted string }{
-		"en": {"Continue with your phone", "was not right", "ran out without an answer", "Too many wrong numbers"},
-		"ja": {"スマートフォンで続ける", "番号が正しくありません", "時間切れになりました", "番号の誤りが続きました"},
+	for language, texts := range map[string]struct{ phone, wrong, over, exhausted, copied string }{
+		"en": {"Continue with your phone", "was not right", "ran out without an answer", "Too many wrong numbers", "Copied"},
+		"ja": {"スマートフォンで続ける", "番号が正しくありません", "時間切れになりました", "番号の誤りが続きました", "コピーしました"},
 	} {
 		t.Run(language, func(t *testing.T) {
 			w := newWorld(t)
+			const link = "https://login.example/authenticator#code"
+			var (
+				added atomic.Bool
+				lasts atomic.Int64 // how long an invitation is good
+				looks = make(chan struct{}, 1000)
+			)
 			w.desk(func(r events.DeviceRequest) events.DeviceResponse {
 				if r.Method == http.MethodGet {
+					if added.Load() {
+						return answered(http.StatusOK, strings.Replace(twoPhones, `[`, `[{"id":"d3","name":"Xperia","enrolled":"2026-01-03T00:00:00Z"},`, 1))
+					}
+					looks <- struct{}{}
 					return answered(http.StatusOK, twoPhones)
 				}
-				return answered(http.StatusCreated, `{"activation_url":"https://login.example/authenticator#code","qr_svg":"<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 9 9'><path d='M1 1h3v3H1z'/></svg>","expires":"2030-01-01T00:00:00Z"}`)
+				expires := time.Now().Add(time.Duration(lasts.Load()))
+				return answered(http.StatusCreated, `{"activation_url":"`+link+`","qr_svg":"<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 9 9'><path d='M1 1h3v3H1z'/></svg>","expires":"`+expires.Format(time.RFC3339)+`"}`)
 			})
 			base := w.gateway()
 			p := openWindow(t, language)
@@ -112,8 +124,27 @@ func TestPushWithABrowser(t *testing.T) {
 			p.picture("6-home")
 			p.do(chromedp.Click(`a[href="/devices"]`), chromedp.WaitVisible("#add"), chromedp.Click("summary"))
 			p.picture("7-devices")
-			p.do(chromedp.Click("#add"), chromedp.WaitVisible(".qr"))
-			p.picture("8-invitation")
+
+			// An invitation that nobody uses says so, and is left by the link.
+			lasts.Store(int64(3 * time.Second))
+			p.do(chromedp.Click("#add"), chromedp.WaitVisible("#invitation-over"), chromedp.WaitNotVisible("#invitation-link"))
+			p.picture("8-invitation-over")
+			p.do(chromedp.Click(`a.button[href="/devices"]`), chromedp.WaitVisible("#add"))
+
+			// One that is used leads to the list by itself.
+			lasts.Store(int64(time.Hour))
+			for len(looks) > 0 {
+				<-looks
+			}
+			p.do(chromedp.Click("#add"), chromedp.WaitVisible(".qr"), chromedp.WaitVisible("#copy"), chromedp.WaitVisible("#invitation-waiting"),
+				chromedp.Evaluate[struct{}](`void (navigator.clipboard.writeText = async (text) => { document.body.dataset.copied = text; })`))
+			p.picture("9-invitation")
+			p.do(chromedp.Click("#copy"), chromedp.WaitVisible(`body[data-copied="`+link+`"]`))
+			p.shows(texts.copied)
+			<-looks // before the phone was there
+			added.Store(true)
+			p.do(chromedp.WaitVisible(`//strong[normalize-space()="Xperia"]`))
+			p.picture("10-devices")
 		})
 	}
 }

@@ -72,6 +72,9 @@ func (c *caller) getsTo(path, text string) (page reply) {
 
 func TestPushByAPI(t *testing.T) {
 	w := newWorld(t)
+	if err := os.WriteFile(w.policy, []byte(strings.Replace(policyFile, "{en: Sekisho demo}", "{en: Sekisho demo, ja: 関所デモ}", 1)), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	placed := func(env *runtime.Env) {
 		env.Config.Gateway.PlaceHeader, env.Config.Gateway.Proxies = "X-Place", []string{"127.0.0.1/32"}
 	}
@@ -80,7 +83,7 @@ func TestPushByAPI(t *testing.T) {
 	app.header.Set("X-Forwarded-For", "203.0.113.9")
 	app.header.Set("X-Place", "JP")
 	started := later(func() reply {
-		return app.post("/v1/logins", map[string]any{"user": "alice", "method": "none", "app": "demo", "tokens": true})
+		return app.post("/v1/logins", map[string]any{"user": "alice", "method": "none", "app": "demo", "tokens": true, "locale": "ja"})
 	})
 	login := w.nextRequest(t)
 	var prompt events.Prompt
@@ -88,7 +91,7 @@ func TestPushByAPI(t *testing.T) {
 	if err := w.Opener(t, "pushnotifier").Open(e.Data.(*events.Requested).Prompt, e.Subject(), "prompt", &prompt); err != nil {
 		t.Fatal(err)
 	}
-	if prompt.Place != "JP (203.0.113.9)" || prompt.Browser != "Firefox, Windows" {
+	if prompt.Place != "JP (203.0.113.9)" || prompt.Browser != "Firefox, Windows" || prompt.App != "関所デモ" || prompt.Names != (events.Names{EN: "Sekisho demo", JA: "関所デモ"}) {
 		t.Errorf("prompt %+v", prompt)
 	}
 	w.pushed(login, 1, nil)
@@ -372,6 +375,16 @@ func TestPasswordInsteadOfPush(t *testing.T) {
 		browser.get(path).status(t, http.StatusOK).lacks(t, offer)
 	}
 
+	// A text message is no phone that is still to be added.
+	login, path := w.begunAs(browser, func(c *events.Challenged) { c.Factor, c.Number = events.SMS, false }, "app", "demo", "user", "alice")
+	page := browser.get(path).status(t, http.StatusOK)
+	page.contains(t, "Enter the code", offer)
+	page.lacks(t, "No phone added yet?")
+	instead := later(func() reply { return browser.form(path+"/cancel", page, "then", "password") })
+	w.Await(t, login, events.StepCancelled, 0)
+	closeLogin(t, w.Broker, login, events.Closed{Outcome: events.CancelledBy})
+	(<-instead).status(t, http.StatusOK).contains(t, `value="alice"`, `id="password"`)
+
 	for end, outcome := range map[string]events.Closed{
 		"Time ran out": {Outcome: events.Expired}, "We could not reach you": {Outcome: events.Failed, Reason: events.FailedUndelivered},
 	} {
@@ -392,8 +405,8 @@ func TestPasswordInsteadOfPush(t *testing.T) {
 	closeLogin(t, w.Broker, second, events.Closed{Outcome: events.CancelledBy})
 
 	// Approved at the last moment: the session is more than a form.
-	login, path := w.begun(browser, nil)
-	page := browser.get(path).status(t, http.StatusOK)
+	login, path = w.begun(browser, nil)
+	page = browser.get(path).status(t, http.StatusOK)
 	w.grant(login)
 	browser.form(path+"/cancel", page, "then", "password").goesTo(t, path)
 	browser.get(path).goesTo(t, "/")

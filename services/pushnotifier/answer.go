@@ -53,9 +53,11 @@ func (n *notifier) answer(ctx context.Context, c caller, token string) (*verdict
 	v, err := n.conclude(ctx, e, &signed{c.device, claims, p})
 	// Of "not me" more follows than a verdict, and none of it may get lost: decide does it.
 	said = err == nil && v.reason != events.RejectedNotMe
-	if said && v.settled() {
-		// A process that dies before leaves the row open, which costs a look at the login: its events tell devices that it is over.
-		c.later("a prompt is over", func(ctx context.Context) error { return n.finish(ctx, *p, c.device.ID) })
+	if err == nil && v.settled() {
+		// A process that dies before leaves the row open, which costs a look at the login: its events tell devices that it is over. And
+		// the device is asked about the login once more, if there is a notice of it.
+		over := end{*p, c.device.ID, v.reason == "" || v.reason == events.RejectedNotMe}
+		c.later("a prompt is over", func(ctx context.Context) error { return n.finish(ctx, over) })
 	}
 	return v, err
 }
@@ -247,14 +249,11 @@ func (n *notifier) historyOf(ctx context.Context, e *events.Event) (bus.History,
 // staleWait is how soon a replica that was behind is asked again.
 const staleWait = 20 * time.Millisecond
 
-// finish takes a prompt off the devices of its user, but for the one that answered it and knows.
-func (n *notifier) finish(ctx context.Context, p prompt, by string) error {
-	devices, err := n.store.end(ctx, p)
-	if err != nil {
-		return err
-	}
-	n.nudge(slices.DeleteFunc(devices, func(d directory.Device) bool { return d.ID == by })...)
-	return nil
+// finish takes a prompt off the devices of its user.
+func (n *notifier) finish(ctx context.Context, over end) error {
+	devices, err := n.store.end(ctx, over)
+	n.nudge(devices...)
+	return err
 }
 
 // decide handles every answered push. Most have their verdict already, by who took the answer from the device; this one

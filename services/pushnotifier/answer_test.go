@@ -18,12 +18,13 @@ func TestApprove(t *testing.T) {
 	s := newSite(t)
 	s.run(t)
 	p := s.phone(t, "alice")
-	l := s.login(t, "alice")
+	names := events.Names{EN: "Demo", JA: "デモ"}
+	l := s.login(t, "alice", func(l *login) { l.prompt.Names = names })
 	l.wanted(t, 1)
 	l.event(t, events.StepChallenged, 1)
 	asked := p.asked(t)
-	expect(t, "prompt", []any{asked.Login, asked.Round, asked.App, asked.Place, asked.Browser, asked.Number},
-		[]any{l.String(), 1, "demo", "place.canary", "browser.canary", true})
+	expect(t, "prompt", []any{asked.Login, asked.Round, asked.App, asked.AppNames, asked.Place, asked.Browser, asked.Number},
+		[]any{l.String(), 1, "demo", names, "place.canary", "browser.canary", true})
 	expect(t, "result", p.answer(t, p.assertion(t, asked, approve, number)), "approved 3")
 	verified := l.event(t, events.StepVerified, 1)
 	expect(t, "verified", verified.Data.(*events.Verified), &events.Verified{Factor: events.Push, Authenticator: directory.DeviceOf(p.id)})

@@ -22,6 +22,8 @@ type promptView struct {
 	Asked   time.Time `json:"asked"`
 	Expires time.Time `json:"expires"`
 	Number  bool      `json:"number"` // approve with the number that the login page shows
+
+	AppNames events.Names `json:"app_names,omitzero"`
 }
 
 // A noticeView is what a device is told.
@@ -54,7 +56,7 @@ func (n *notifier) listPrompts(w http.ResponseWriter, r *http.Request, c caller)
 		asked := n.asked(history)
 		prompts = append(prompts, promptView{
 			Login: p.Login.String(), Round: p.Round, Nonce: encode(p.Nonce), App: cmp.Or(asked.App, wanted.App), Place: asked.Place, Browser: asked.Browser,
-			Asked: p.Created.UTC(), Expires: p.Expires.UTC(), Number: !wanted.Tap,
+			Asked: p.Created.UTC(), Expires: p.Expires.UTC(), Number: !wanted.Tap, AppNames: asked.Names,
 		})
 	}
 	notices := make([]noticeView, len(waiting.notices))

@@ -138,8 +138,10 @@ type alert struct {
 	App   string `json:"app"`
 }
 
-// warn tells all devices of a user about a login from a browser or a network that is new: once for each login, whatever
-// becomes of it, and silently beyond the limit. The login's own events say it better than the alert, for as long as they are there.
+// warn tells the devices of a user about a login from a browser or a network that is new: once for each login, whatever
+// becomes of it, and silently beyond the limit. Only a device that has approved this very login does not ask whether that was the
+// user: it just did, with the same place and browser, and who is asked twice learns to say yes without looking. The login's own
+// events say it better than the alert, for as long as they are there.
 func (n *notifier) warn(ctx context.Context, user string, message bus.Stored) error {
 	var said alert
 	if json.Unmarshal(message.Data, &said) != nil || said.App == "" || len(said.App) > maxApp {
@@ -161,7 +163,7 @@ func (n *notifier) warn(ctx context.Context, user string, message bus.Stored) er
 	devices, done, err := n.tell(ctx, notice{
 		User: user, Kind: unknownEnvironment, Cause: login.String(), Login: login,
 		App: cmp.Or(asked.App, said.App), Place: asked.Place, Browser: asked.Browser,
-	}, func(directory.Device) bool { return false })
+	}, func(d directory.Device) bool { return approvedBy(history, d) })
 	if err != nil {
 		return err
 	}
@@ -171,6 +173,14 @@ func (n *notifier) warn(ctx context.Context, user string, message bus.Stored) er
 	}
 	n.wakeFor(ctx, devices, unknownEnvironment, login.String()) // once more after a crash: better than never
 	return nil
+}
+
+// approvedBy tells whether a device has approved a login. The notice of one that it approves later goes with the prompt: see [store.end].
+func approvedBy(history bus.History, d directory.Device) bool {
+	return slices.ContainsFunc(history, func(e *events.Event) bool {
+		verified, ok := e.Data.(*events.Verified)
+		return ok && verified.Factor == events.Push && verified.Authenticator == directory.DeviceOf(d.ID)
+	})
 }
 
 const (

@@ -2,6 +2,7 @@ package pushnotifier
 
 import (
 	"encoding/json"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -110,6 +111,53 @@ func (l *login) alert(t testing.TB) bus.Stored {
 	data, err := json.Marshal(map[string]string{"login": l.String(), "app": "demo"})
 	check(t, err)
 	return bus.Stored{Stream: "ACCOUNT", Sequence: 1, Time: l.clock(), Subject: "alert.unknown-environment." + l.user, Data: data}
+}
+
+// The phone that says of a login whether it is the user's is not asked again, whenever the alert arrives. All others are asked.
+func TestUnknownEnvironmentAnsweredHere(t *testing.T) {
+	for _, decision := range []string{approve, notMe, deny} {
+		t.Run(decision, func(t *testing.T) {
+			s := newSite(t)
+			n := s.serve(t)
+			first, second := s.phone(t, "alice"), s.phone(t, "alice")
+			earlier, l := s.login(t, "alice", unseen), s.login(t, "alice", unseen)
+			for _, each := range []*login{earlier, l} {
+				check(t, n.heed(t.Context(), each.alert(t)))
+			}
+			l.challenged(t, n, 1)
+			asked := first.asked(t)
+			for range 2 * 3 { // two notices and a prompt on two phones
+				<-s.hints
+			}
+			status, _ := first.ask(t, "POST", "/v1/authenticator/prompts", map[string]string{"assertion": first.assertion(t, asked, decision, number)})
+			expect(t, "answer", status, 200)
+			left, hear := 1, []string{first.id, second.id}
+			if decision == deny { // which does not say who it was
+				left, hear = 2, []string{second.id}
+			}
+			eventually(t, "who is concerned hears of it", func() bool { return len(s.hints) == len(hear) })
+			var heard []string
+			for range hear {
+				heard = append(heard, <-s.hints)
+			}
+			slices.Sort(hear)
+			slices.Sort(heard)
+			expect(t, "who hears of it", heard, hear)
+			expect(t, "notices here", len(fetch(t, first).Notices), left)
+			expect(t, "notices on the other phone", len(fetch(t, second).Notices), 2)
+			expect(t, "disowned", s.count(t, `SELECT count(*) FROM push.notices WHERE disowned`), 0)
+
+			late := s.login(t, "alice")
+			if decision != approve {
+				return
+			}
+			late.challenged(t, n, 1)
+			expect(t, "answer", first.answer(t, first.assertion(t, first.asked(t), approve, number)), "approved 3")
+			check(t, n.heed(t.Context(), late.alert(t)))
+			expect(t, "notices here, of an alert that comes later", len(fetch(t, first).Notices), left)
+			expect(t, "on the other phone", len(fetch(t, second).Notices), 3)
+		})
+	}
 }
 
 // Of a login whose time in the stream is over only the alert is left, and the phone is told all the same.

@@ -41,7 +41,7 @@ type store struct {
 	rows    *coalesce.Group[place, place, *prompt]
 	lists   *coalesce.Group[reader, reader, list]
 	proofs  *coalesce.Group[usedProof, usedProof, *directory.Device]
-	ends    *coalesce.Group[place, prompt, []directory.Device]
+	ends    *coalesce.Group[place, end, []directory.Device]
 
 	listed *lru.Cache[place, prompt] // what devices of this process have fetched: an answer mostly follows, and a row changes only by its end
 }
@@ -52,7 +52,7 @@ func newStore(db *pgxpool.Pool, perUser, perSource int, now func() time.Time) *s
 	s.intents = coalesce.New(s.write, func(i intent) string { return i.User }, maxBatch)
 	s.rows = coalesce.New(s.find, func(p place) place { return p }, maxBatch)
 	s.lists = coalesce.New(s.list, func(r reader) reader { return r }, maxBatch)
-	s.ends = coalesce.New(s.endAll, func(p prompt) place { return p.place }, maxBatch).Linger(endLinger)
+	s.ends = coalesce.New(s.endAll, func(e end) place { return e.place }, maxBatch).Linger(endLinger)
 	s.proofs = coalesce.New(s.use, func(p usedProof) usedProof { return p }, maxBatch)
 	return s
 }
@@ -281,23 +281,52 @@ func (s *store) list(ctx context.Context, readers []reader) ([]list, error) {
 	return out, nil
 }
 
-// end records that a prompt is over, so that no device is asked to look at its login again, and finds the devices of its user.
-func (s *store) end(ctx context.Context, p prompt) ([]directory.Device, error) {
-	return s.ends.Do(ctx, p)
+// An end is a prompt that a device has decided.
+type end struct {
+	prompt
+	by   string // the device
+	says bool   // by its answer the device has said whether the login is the user's
 }
 
-func (s *store) endAll(ctx context.Context, prompts []prompt) ([][]directory.Device, error) {
-	places, users := make([]place, len(prompts)), make([]string, len(prompts))
-	for i, p := range prompts {
-		places[i], users[i] = p.place, p.User
+// end records that a prompt is over, so that no device is asked to look at its login again, and finds the devices that have not
+// learned it yet. The device that decided knows, but for one thing: a notice there of the same login, whose question its answer has
+// answered, is seen. Every other device keeps its own.
+func (s *store) end(ctx context.Context, e end) ([]directory.Device, error) {
+	return s.ends.Do(ctx, e)
+}
+
+func (s *store) endAll(ctx context.Context, ends []end) ([][]directory.Device, error) {
+	places, users := make([]place, len(ends)), make([]string, len(ends))
+	var devices, causes []string // of the notices
+	for i, e := range ends {
+		places[i], users[i] = e.place, e.User
+		if e.says {
+			devices, causes = append(devices, e.by), append(causes, e.Login.String())
+		}
 	}
 	gateways, logins, rounds := columnsOf(places)
-	out := make([][]directory.Device, len(prompts))
+	out := make([][]directory.Device, len(ends))
 	batch := &pgx.Batch{}
 	batch.Queue(`
 		UPDATE push.prompts p SET ended_at = $4 FROM unnest($1::text[], $2::uuid[], $3::smallint[]) AS q (gateway, login, round)
 		WHERE (p.gateway, p.login, p.round) = (q.gateway, q.login, q.round) AND p.ended_at IS NULL`, gateways, logins, rounds, s.now())
-	directory.QueueDevicesOf(batch, users, func(i int, device directory.Device) { out[i] = append(out[i], device) })
+	seen := make(map[string]bool) // by device: a notice there has gone
+	batch.Queue(`
+		UPDATE push.notices v SET seen_at = $4 FROM unnest($1::text[], $2::text[]) AS q(device, cause)
+		WHERE (v.device, v.kind, v.cause) = (q.device, $3, q.cause) AND v.seen_at IS NULL RETURNING v.device`, devices, causes, unknownEnvironment, s.now(),
+	).Query(func(rows pgx.Rows) error {
+		var device string
+		_, err := pgx.ForEachRow(rows, []any{&device}, func() error {
+			seen[device] = true
+			return nil
+		})
+		return err
+	})
+	directory.QueueDevicesOf(batch, users, func(i int, device directory.Device) {
+		if device.ID != ends[i].by || seen[device.ID] {
+			out[i] = append(out[i], device)
+		}
+	})
 	if err := s.db.SendBatch(ctx, batch).Close(); err != nil {
 		return nil, fmt.Errorf("pushnotifier: end prompts: %w", err)
 	}

@@ -2,6 +2,7 @@ package authenticator
 
 import (
 	"encoding/json"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -384,6 +385,63 @@ func TestNotices(t *testing.T) {
 	}
 }
 
+// Notices of one kind, and of one browser, are one row, which opens to the single ones and stays open while they are answered.
+func TestNoticesAreGathered(t *testing.T) {
+	for _, language := range []string{"en", "ja"} {
+		t.Run(language, func(t *testing.T) {
+			f, w := newFar(t), words(t, language)
+			s := activated(t, f, language)
+			at := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+			f.change(func() {
+				f.notices = []notice{{ID: "d1", Kind: "device_enrolled", Device: "Galaxy", At: at}, {ID: "d2", Kind: "device_enrolled", Device: "Xperia", At: at}}
+				for i, browser := range []string{"Chrome, Linux", "Chrome, Linux", "Safari, iOS", "Chrome, Linux"} {
+					f.notices = append(f.notices, notice{ID: fmt.Sprint("n", i), Kind: "unknown_environment", App: "Sekisho demo", Place: "BR (203.0.113.9)",
+						Browser: browser, At: at.Add(time.Duration(i) * time.Hour)})
+				}
+			})
+			three, newest := w("gathered.unknown_environment", "{count}", "3"), s.evaluate(`new Intl.DateTimeFormat("`+language+`", { dateStyle: "medium", timeStyle: "short" }).format(new Date("2026-03-01T15:00:00Z"))`)
+			s.shows(w("gathered.device_enrolled", "{count}", "2"), three, "Chrome, Linux · "+w("notices.newest", "{time}", newest), "Safari, iOS")
+			rows := func() string { return s.evaluate(`document.querySelectorAll("#notices > section > ul > li").length`) }
+			if got := rows(); got != "3" {
+				t.Errorf("%s rows", got)
+			}
+			if strings.Contains(s.text(), "Galaxy") {
+				t.Error("the single ones are shown at once")
+			}
+			s.picture("gathered")
+			s.do(chromedp.Click(`//summary[contains(., "`+three+`")]`), chromedp.WaitVisible(`//details//button[normalize-space()="`+w("notices.was_me")+`"]`))
+			s.picture("opened")
+			s.do(chromedp.Click(`//details//button[normalize-space()="` + w("notices.was_me") + `"]`))
+			s.shows(w("gathered.unknown_environment", "{count}", "2"))
+			s.do(chromedp.WaitVisible(`//details//button[normalize-space()="` + w("notices.was_me") + `"]`)) // still open
+			s.do(chromedp.Click(`//details//button[normalize-space()="` + w("notices.was_me") + `"]`))
+			s.do(chromedp.WaitNotPresent(`//summary[contains(., "Chrome")]`)) // one alone is a row as ever
+			if got := rows(); got != "3" {
+				t.Errorf("%s rows", got)
+			}
+			if got := f.decided(); !slices.Equal(got, []string{"notices/n0 seen", "notices/n1 seen"}) {
+				t.Errorf("decisions %v", got)
+			}
+		})
+	}
+}
+
+// An answer that does not count says so and what to do, and the phone asks no more.
+func TestAnswerThatDoesNotCount(t *testing.T) {
+	for _, language := range []string{"en", "ja"} {
+		f, w := newFar(t), words(t, language)
+		s := activated(t, f, language)
+		f.ask(nil)
+		s.do(chromedp.WaitVisible("#number"), chromedp.SendKeys("#number", number))
+		f.change(func() { f.locked = true })
+		s.press(w("prompt.approve"))
+		s.shows(w("result.void"), w("result.void.detail"))
+		s.picture(language)
+		s.done(w("result.done"))
+		s.shows(w("prompts.none"))
+	}
+}
+
 // A server with a key for Web Push: a browser that may not notify, and one that reaches no push service.
 func TestNotificationsThatDoNotWork(t *testing.T) {
 	t.Parallel()
@@ -410,6 +468,46 @@ func (s *screen) permit(setting browser.PermissionSetting) {
 	})
 	if err != nil {
 		s.t.Fatal(err)
+	}
+}
+
+// Another language costs nothing that was typed, and calls the app by its name there.
+func TestLanguageWhileTyping(t *testing.T) {
+	f := newFar(t)
+	s := activated(t, f, "en")
+	f.ask(func(p *prompt) { p.AppNames = map[string]string{"en": "Sekisho demo", "ja": "関所デモ"} })
+	s.shows("Sekisho demo")
+	s.do(chromedp.WaitVisible("#number"), chromedp.SendKeys("#number", number), chromedp.Click("#language"))
+	ja := words(t, "ja")
+	s.shows(ja("prompt.title"), "関所デモ")
+	if strings.Contains(s.text(), "Sekisho demo") {
+		t.Error("the app is called by its other name too")
+	}
+	s.picture("ja")
+	s.press(ja("prompt.approve"))
+	s.shows(ja("result.approved"))
+	if got := f.decided(); !slices.Equal(got, []string{"approve " + number}) {
+		t.Errorf("decisions %v", got)
+	}
+
+	// What was typed in part is no number in either language.
+	f.ask(nil)
+	s.done(ja("result.done"))
+	s.do(chromedp.WaitVisible("#number"), chromedp.SendKeys("#number", "123"), chromedp.Click("#language"))
+	s.shows(words(t, "en")("prompt.title"))
+	if got := s.evaluate(`document.getElementById("number").value + document.querySelector("form .primary").disabled`); got != "123true" {
+		t.Errorf("number and button: %s", got)
+	}
+
+	// Nor is what is on its way to be sent once more.
+	s.evaluate(`(({ fetch }) => { globalThis.fetch = (at, more) => more?.method === "POST" ? new Promise(() => {}) : fetch(at, more); })(globalThis)`)
+	s.do(chromedp.SendKeys("#number", "456"))
+	s.press(words(t, "en")("prompt.approve"))
+	s.shows(words(t, "en")("prompt.busy"))
+	s.do(chromedp.Click("#language"))
+	s.shows(ja("prompt.busy"))
+	if got := s.evaluate(`document.getElementById("number").value + document.querySelector("form .primary").disabled`); got != "123456true" {
+		t.Errorf("number and button while an answer is on its way: %s", got)
 	}
 }
 

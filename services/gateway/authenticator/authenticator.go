@@ -28,11 +28,14 @@ import (
 //go:embed app
 var files embed.FS
 
+// Path is where the app is.
+const Path = "/authenticator"
+
 const (
 	page   = "index.html"
 	worker = "sw.js"
 	// scope is what the service worker serves. Its own path is longer, so that the browser asks for the header below.
-	scope = "/authenticator"
+	scope = Path
 )
 
 // contentTypes by extension.
@@ -103,13 +106,13 @@ func (a *App) fillWorker(version string, shell []string) error {
 	return nil
 }
 
-// Register adds the app to the routes of a gateway.
-func (a *App) Register(mux *http.ServeMux) {
+// Register adds the app to the routes of a gateway, which has an answer of its own where there is nothing.
+func (a *App) Register(mux *http.ServeMux, nothing http.Handler) {
 	mux.HandleFunc("GET /authenticator", func(w http.ResponseWriter, r *http.Request) { a.serve(w, r, page) })
 	mux.HandleFunc("GET /authenticator/{file}", func(w http.ResponseWriter, r *http.Request) {
 		name := r.PathValue("file")
 		if a.files[name] == nil || name == page {
-			http.NotFound(w, r)
+			nothing.ServeHTTP(w, r)
 			return
 		}
 		a.serve(w, r, name)

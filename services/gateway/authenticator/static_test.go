@@ -73,7 +73,7 @@ func TestFiles(t *testing.T) {
 		t.Fatal(err)
 	}
 	mux := http.NewServeMux()
-	app.Register(mux)
+	app.Register(mux, http.NotFoundHandler())
 	get := func(path, etag string) *http.Response {
 		r := httptest.NewRequest("GET", path, nil)
 		r.Header.Set("If-None-Match", etag)

@@ -14,6 +14,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -39,6 +40,8 @@ type prompt struct {
 	Asked   time.Time `json:"asked"`
 	Expires time.Time `json:"expires"`
 	Number  bool      `json:"number"`
+
+	AppNames map[string]string `json:"app_names,omitempty"`
 }
 
 type notice struct {
@@ -76,6 +79,7 @@ type far struct {
 	down      bool // connections break
 	deployed  bool // files are of another version
 	noStream  bool
+	locked    bool                        // the account is: answers do not count, and what is asked stays
 	full      bool                        // the user has as many phones as a user may have
 	mute      bool                        // streams say nothing
 	keys      map[string]*ecdsa.PublicKey // by device
@@ -100,7 +104,7 @@ func newFar(t *testing.T) *far {
 	}
 	f := &far{t: t, keys: make(map[string]*ecdsa.PublicKey), attempts: 3, changed: make(chan struct{})}
 	mux := http.NewServeMux()
-	app.Register(mux)
+	app.Register(mux, http.NotFoundHandler())
 	mux.Handle("GET /assets/", p.Assets())
 	mux.HandleFunc("/v1/authenticator/", f.api)
 	f.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -309,7 +313,7 @@ func (f *far) handle(device, request string, body []byte) (int, any) {
 		return f.answer(in.Assertion)
 	case verb == "POST":
 		f.decisions = append(f.decisions, path+" "+in.Decision)
-		f.notices = nil
+		f.notices = slices.DeleteFunc(f.notices, func(n notice) bool { return "notices/"+n.ID == path })
 		return 204, nil
 	}
 	return 404, map[string]any{}
@@ -335,7 +339,7 @@ func (f *far) answer(assertion string) (int, any) {
 	if _, err := f.verify(assertion, "sekisho-assertion+jwt", &claims); err != nil {
 		return 422, map[string]any{"field": "assertion"}
 	}
-	if len(f.prompts) == 0 {
+	if len(f.prompts) == 0 || f.locked {
 		return 409, map[string]any{}
 	}
 	p := f.prompts[0]

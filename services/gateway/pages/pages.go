@@ -3,7 +3,8 @@
 //
 // Every page works without JavaScript: plain forms answered by 303, and a refresh while there is nothing
 // to do but wait. The module assets/login.js then adds live updates. It expects the login API of the same
-// origin: unnamed server-sent events whose data is the login's JSON, and the long poll.
+// origin: unnamed server-sent events whose data is the login's JSON, and the long poll; and for an invitation
+// the list of the user's phones.
 //
 // The pages hold no inline script and no inline style, so that the gateway can send a policy of
 // default-src 'none' with script-src, style-src, img-src, connect-src and form-action 'self'.
@@ -127,6 +128,7 @@ type Problem struct {
 	Status        int
 	Title, Detail string
 	AppName       string
+	OnPhone       bool // below the authenticator, to which the way leads back
 }
 
 func (SignIn) template() string     { return "signin" }

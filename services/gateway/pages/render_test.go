@@ -78,6 +78,7 @@ func everyPage(say func(string) string) map[string]Page {
 		"expired instead":                   func(l *Login) { l.Status, l.PasswordInstead = "expired", true },
 		"failed undelivered instead":        func(l *Login) { l.Status, l.Reason, l.PasswordInstead = "failed", "undelivered", true },
 		"challenge push instead":            func(l *Login) { l.Status, l.PasswordInstead, l.Challenge = "challenge", true, new(challenges["push"]) },
+		"challenge sms instead":             func(l *Login) { l.Status, l.PasswordInstead, l.Challenge = "challenge", true, new(challenges["sms"]) },
 	} {
 		l := login
 		change(&l)
@@ -100,6 +101,7 @@ func everyPage(say func(string) string) map[string]Page {
 	for _, status := range []int{400, 403, 404, 409, 429, 500, 502, 503} {
 		all[fmt.Sprint("problem ", status)] = Problem{Status: status, AppName: say("Demo")}
 	}
+	all["problem on the phone"] = Problem{Status: 404, OnPhone: true}
 	all["problem in other words"] = Problem{Status: 400, Title: say("Title"), Detail: say("Detail")}
 	return all
 }

@@ -143,6 +143,12 @@ async function news() {
 let decided = [];
 const settled = new Set();
 
+// drop takes a prompt off the list for good.
+function drop(prompt) {
+  decided = [...decided.filter((other) => Date.parse(other.expires) > now()), prompt];
+  known.prompts = known.prompts.filter((other) => !same(other, prompt));
+}
+
 const same = (a, b) => a.login === b.login && a.round === b.round;
 
 // follow opens a prompt that comes alone, and closes one that is over: answered on another phone, replaced or withdrawn. A result
@@ -271,12 +277,14 @@ const actions = {
         showPrompt(prompt, { problem: "wrong", left });
         return;
       }
-      decided = [...decided.filter((other) => Date.parse(other.expires) > now()), prompt];
-      known.prompts = known.prompts.filter((other) => !same(other, prompt));
+      drop(prompt);
       showResult({ approved: "approved", denied: decision === "not_me" ? "not_me" : "denied" }[result] ?? "exhausted", prompt);
     } catch (error) {
       if (error instanceof Removed) await showRemoved();
-      else if (error instanceof Refused) showResult(error.status === 409 ? "over" : "failed", prompt);
+      else if (error instanceof Refused && error.status === 409) {
+        drop(prompt); // also where the list goes on having it: the account is locked
+        showResult("void", prompt);
+      } else if (error instanceof Refused) showResult("failed", prompt);
       else showPrompt(prompt, { problem: "unreachable", number });
     }
   },
@@ -343,7 +351,14 @@ async function setLanguage(language) {
 document.getElementById("language").addEventListener("click", async ({ currentTarget }) => {
   await keep("language", currentTarget.lang);
   await setLanguage(currentTarget.lang);
+  const typed = Array.from(document.querySelectorAll("main input"), ({ id, value }) => ({ id, value }));
   shown.draw();
+  for (const { id, value } of typed) {
+    const input = document.getElementById(id);
+    if (!input) continue; // a new name of a phone, whose row has closed
+    input.value = value;
+    input.dispatchEvent(new Event("input"));
+  }
 });
 
 // The worker is an addition: without it there is no shell offline and no notification, and the page says so.

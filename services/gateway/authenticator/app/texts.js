@@ -11,7 +11,7 @@ export async function preferred() {
   return wanted.find((language) => languages.includes(language)) ?? "en";
 }
 
-// load gives a function that says a text by its key, {name} replaced by values.name, and words for times and places.
+// load gives a function that says a text by its key, {name} replaced by values.name, and words for times, places and apps.
 export async function load(language) {
   const file = `/authenticator/${language}.json`;
   // The worker's own requests do not pass through it, and the network may be none that carries anything.
@@ -24,6 +24,8 @@ export async function load(language) {
     language,
     clock: (time) => clock.format(new Date(time)),
     moment: (time) => moment.format(new Date(time)),
+    // The app of a prompt or a notice, in the user's language if it has a name there.
+    app: ({ app, app_names: names }) => names?.[language] ?? app ?? "",
     // A proxy may say where a network is by the code of a region: "JP (192.0.2.1)".
     place: (place) => place.replace(/^[A-Z]{2}(?= |$)/, (code) => regions.of(code)),
   });

@@ -47,20 +47,44 @@ export const connection = (t, state) => [el("p", { class: `connection ${state}`,
 export const prompts = (t, all, on) => all && [
   all.length > 0
     ? section("waiting", t("prompts.title"), el("ul", { class: "rows" }, all.map((prompt) =>
-        el("li", {}, button("secondary request", [el("strong", {}, prompt.app), el("span", {}, [t.place(prompt.place ?? ""), prompt.browser, t.clock(prompt.asked)].filter(Boolean).join(" · "))], () => on.open(prompt))))))
+        el("li", {}, button("secondary request", [el("strong", {}, t.app(prompt)), el("span", {}, [t.place(prompt.place ?? ""), prompt.browser, t.clock(prompt.asked)].filter(Boolean).join(" · "))], () => on.open(prompt))))))
     : el("p", { class: "empty" }, t("prompts.none")),
 ];
 
 export const notices = (t, all, on) => all.length > 0 && [
-  section("news", t("notices.title"), el("ul", { class: "rows" }, all.map((item) =>
-    el("li", {},
-      el("p", {}, el("strong", {}, t(`notice.${item.kind}`, { device: item.device ?? "", app: item.app ?? "" })), " ",
-        el("span", {}, [t.place(item.place ?? ""), item.browser, t.moment(item.at)].filter(Boolean).join(" · "))),
-      item.kind === "unknown_environment"
-        ? el("div", { class: "pair" },
-            button("secondary", t("notices.was_me"), () => on.notice(item, "seen")),
-            button("danger", t("notices.not_me"), () => on.notice(item, "not_me")))
-        : [el("p", {}, t("notices.phone")), button("secondary", t("notices.seen"), () => on.notice(item, "seen"))]))))
+  section("news", t("notices.title"), el("ul", { class: "rows" }, Array.from(gathered(all), ([key, group]) =>
+    el("li", {}, group.length === 1 ? single(t, group[0], on) : several(t, key, group, on))))),
+];
+
+// gathered are notices of one kind, and of one browser where they tell of it, by what they have in common.
+function gathered(all) {
+  const groups = new Map();
+  for (const item of all) {
+    const key = `${item.kind} ${item.browser ?? ""}`;
+    groups.set(key, [...(groups.get(key) ?? []), item]);
+  }
+  return groups;
+}
+
+const opened = new Set(); // groups that the user looks into: drawn anew, they stay so
+
+function several(t, key, group, on) {
+  const [{ kind, browser }] = group;
+  const newest = Math.max(...group.map(({ at }) => Date.parse(at)));
+  return el("details", { open: opened.has(key), ontoggle: ({ target }) => (target.open ? opened.add(key) : opened.delete(key)) },
+    el("summary", {}, el("strong", {}, t(`gathered.${kind}`, { count: group.length })),
+      el("span", {}, [browser, t("notices.newest", { time: t.moment(newest) })].filter(Boolean).join(" · "))),
+    el("ul", { class: "rows" }, group.map((item) => el("li", {}, single(t, item, on)))));
+}
+
+const single = (t, item, on) => [
+  el("p", {}, el("strong", {}, t(`notice.${item.kind}`, { device: item.device ?? "", app: t.app(item) })), " ",
+    el("span", {}, [t.place(item.place ?? ""), item.browser, t.moment(item.at)].filter(Boolean).join(" · "))),
+  ...(item.kind === "unknown_environment"
+    ? [el("div", { class: "pair" },
+        button("secondary", t("notices.was_me"), () => on.notice(item, "seen")),
+        button("danger", t("notices.not_me"), () => on.notice(item, "not_me")))]
+    : [el("p", {}, t("notices.phone")), button("secondary", t("notices.seen"), () => on.notice(item, "seen"))]),
 ];
 
 export const notifications = (t, state, on) => state && [
@@ -98,7 +122,7 @@ export function prompt(t, { prompt, problem, left, busy, number = "" }, on) {
   const typed = () => {
     const digits = input.value.normalize("NFKC").replace(/\D/g, "").slice(0, 6); // people type full-width digits and paste spaces
     if (digits !== input.value) input.value = digits;
-    approve.disabled = digits.length !== 6;
+    approve.disabled = Boolean(busy) || digits.length !== 6;
   };
   const input = prompt.number && el("input", {
     id: "number", class: "code", type: "text", inputmode: "numeric", autocomplete: "off", maxlength: "6", required: true, disabled: Boolean(busy), value: number,
@@ -116,7 +140,7 @@ export function prompt(t, { prompt, problem, left, busy, number = "" }, on) {
     heading(t("prompt.title")),
     problem && el("p", { class: "notice bad", id: "problem", role: "alert" }, t(`prompt.${problem}`, { left })),
     el("dl", { class: "facts" },
-      fact(t("prompt.app"), prompt.app), fact(t("prompt.place"), t.place(prompt.place ?? "")), fact(t("prompt.browser"), prompt.browser),
+      fact(t("prompt.app"), t.app(prompt)), fact(t("prompt.place"), t.place(prompt.place ?? "")), fact(t("prompt.browser"), prompt.browser),
       fact(t("prompt.asked"), t.clock(prompt.asked)), fact(t("prompt.left"), el("span", { id: "left" }))),
     el("form", { onsubmit: (event) => { event.preventDefault(); on.decide("approve", input ? input.value : ""); } },
       el("p", { id: "detail" }, t(prompt.number ? "prompt.number_detail" : "prompt.tap_detail")),

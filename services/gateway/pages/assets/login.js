@@ -81,6 +81,7 @@ function tick() {
       refresh().catch(() => pause(5_000).then(() => (time.dataset.again = "")));
     }
     time.textContent = left > 0 ? `${clock} (${minutes}:${seconds})` : time.dataset.over;
+    if (left === 0 && invited()) runOut();
   }
   for (const button of document.querySelectorAll("[data-resend-at]")) {
     const left = secondsUntil(button.dataset.resendAt);
@@ -196,8 +197,56 @@ async function poll() {
   }
 }
 
+// An invitation: its link can be copied, and the page leads back to the list when the phone is there or the time is up.
+
+const invited = () => "invited" in main().dataset;
+const say = (text) => (document.getElementById("live").textContent = text);
+
+document.addEventListener("click", async ({ target }) => {
+  const { copies, copied } = target.dataset;
+  if (!copies) return;
+  const link = document.getElementById(copies);
+  try {
+    await navigator.clipboard.writeText(link.textContent);
+    target.textContent = copied;
+    say(copied);
+  } catch {
+    getSelection().selectAllChildren(link); // the person's own hand may still copy it
+  }
+});
+
+function runOut() {
+  const over = document.getElementById("invitation-over");
+  if (!over.hidden) return;
+  document.getElementById("invitation-open").hidden = true;
+  over.hidden = false;
+  say(over.textContent);
+}
+
+const phones = async () => {
+  const response = await fetch("/v1/devices", { headers: { Accept: "application/json" }, signal: AbortSignal.timeout(patience) });
+  if (response.status === 401) location.replace("/devices"); // the session has ended: the list leads to a login
+  if (!response.ok) throw new Error(`status ${response.status}`);
+  return (await response.json()).devices.map(({ id }) => id);
+};
+
+// awaitPhone looks for a phone that was not there when the page came. replace, not assign: the link is of no use any more.
+async function awaitPhone() {
+  document.getElementById("copy").hidden = !navigator.clipboard; // only a secure address has one
+  document.getElementById("invitation-waiting").hidden = false;
+  for (let before; document.getElementById("invitation-over").hidden; await pause(3_000)) {
+    const there = await phones().catch(() => before); // offline for a moment
+    before ??= there;
+    if (there?.some((id) => !before.includes(id))) {
+      location.replace("/devices");
+      return;
+    }
+  }
+}
+
 enhance();
 setInterval(tick, 1000);
+if (invited()) awaitPhone();
 if (main().dataset.login) {
   goOnward();
   if (open()) follow();
