@@ -35,6 +35,8 @@ type noticeView struct {
 	Browser string    `json:"browser,omitempty"`
 	Device  string    `json:"device,omitempty"` // name of the device that was changed
 	At      time.Time `json:"at"`
+
+	AppNames events.Names `json:"app_names,omitzero"`
 }
 
 // listPrompts lists what a device is asked and told. Which prompts are open is for their logins to say: a row may be behind.
@@ -61,7 +63,7 @@ func (n *notifier) listPrompts(w http.ResponseWriter, r *http.Request, c caller)
 	}
 	notices := make([]noticeView, len(waiting.notices))
 	for i, t := range waiting.notices {
-		notices[i] = noticeView{ID: t.ID, Kind: t.Kind, App: t.App, Place: t.Place, Browser: t.Browser, Device: t.Name, At: t.Created.UTC()}
+		notices[i] = noticeView{ID: t.ID, Kind: t.Kind, App: t.App, Place: t.Place, Browser: t.Browser, Device: t.Name, At: t.Created.UTC(), AppNames: t.Names}
 	}
 	httpapi.Write(w, http.StatusOK, map[string]any{"prompts": prompts, "notices": notices})
 	return nil

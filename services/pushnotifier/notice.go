@@ -162,7 +162,7 @@ func (n *notifier) warn(ctx context.Context, user string, message bus.Stored) er
 	asked := n.asked(history)
 	devices, done, err := n.tell(ctx, notice{
 		User: user, Kind: unknownEnvironment, Cause: login.String(), Login: login,
-		App: cmp.Or(asked.App, said.App), Place: asked.Place, Browser: asked.Browser,
+		App: cmp.Or(asked.App, said.App), Names: asked.Names, Place: asked.Place, Browser: asked.Browser,
 	}, func(d directory.Device) bool { return approvedBy(history, d) })
 	if err != nil {
 		return err

@@ -80,12 +80,14 @@ func TestUnknownEnvironment(t *testing.T) {
 	n := s.serve(t)
 	first, second, bob := s.phone(t, "alice"), s.phone(t, "alice"), s.phone(t, "bob")
 	first.push(t, n, "alice", simulators.WebPush)
-	l := s.login(t, "alice", unseen)
+	names := events.Names{EN: "Demo", JA: "デモ"}
+	l := s.login(t, "alice", unseen, func(l *login) { l.prompt.Names = names })
 	for range 2 { // a redelivery tells nothing twice
 		check(t, n.heed(t.Context(), l.alert(t)))
 	}
 	notice := first.warned(t)
 	expect(t, "notice", []string{notice.App, notice.Place, notice.Browser}, []string{"demo", "place.canary", "browser.canary"})
+	expect(t, "names", notice.AppNames, names)
 	messages, err := s.far.WaitPush(t.Context(), "alice", 2)
 	check(t, err)
 	expect(t, "the same topic", messages[0].Topic, messages[1].Topic)

@@ -388,6 +388,7 @@ type notice struct {
 	Cause   string       // a device is told once of a kind and a cause
 	Login   events.Login // with unknownEnvironment
 	App     string
+	Names   events.Names // of the app
 	Place   string
 	Browser string
 	Name    string // of the device that was changed
@@ -419,15 +420,15 @@ func (s *store) tell(ctx context.Context, n notice, devices []string) (told tell
 				(SELECT count(DISTINCT cause) FROM push.notices
 				 WHERE user_id = $3 AND kind = 'unknown_environment' AND rings AND created_at > $14) < $15) AS rings
 		), written AS (
-			INSERT INTO push.notices (id, device, user_id, kind, cause, gateway, login, app, place, browser, name, created_at, rings)
-			SELECT id, device, $3, $4, $5, nullif($6, ''), nullif($7, '')::uuid, $8, $9, $10, $11, $12, rings
+			INSERT INTO push.notices (id, device, user_id, kind, cause, gateway, login, app, place, browser, name, created_at, rings, app_en, app_ja)
+			SELECT id, device, $3, $4, $5, nullif($6, ''), nullif($7, '')::uuid, $8, $9, $10, $11, $12, rings, $16, $17
 			FROM unnest($1::text[], $2::text[]) AS d (id, device), decided
 			ON CONFLICT (device, kind, cause) DO UPDATE SET name = excluded.name WHERE notices.name = '' AND excluded.name <> ''
 			RETURNING 1
 		)
 		SELECT EXISTS (SELECT FROM written), rings FROM decided`,
 		ids, devices, n.User, n.Kind, n.Cause, n.Login.Gateway, n.Login.ID, n.App, n.Place, n.Browser, n.Name, now,
-		unknownEnvironment, now.Add(-limitWindow), s.perUser,
+		unknownEnvironment, now.Add(-limitWindow), s.perUser, n.Names.EN, n.Names.JA,
 	).QueryRow(func(row pgx.Row) error { return row.Scan(&told.news, &told.rings) })
 	if err := s.db.SendBatch(ctx, batch).Close(); err != nil {
 		return telling{}, fmt.Errorf("pushnotifier: write notices: %w", err)
@@ -448,11 +449,11 @@ func (s *store) see(ctx context.Context, id, device string, disown bool) (*notic
 		WHERE id = $1 AND device = $2 RETURNING `+noticeColumns, id, device, s.now(), disown)
 }
 
-const noticeColumns = `v.id, v.user_id, v.device, v.kind, v.cause, coalesce(v.gateway, ''), coalesce(v.login::text, ''), v.app, v.place, v.browser, v.name, v.created_at`
+const noticeColumns = `v.id, v.user_id, v.device, v.kind, v.cause, coalesce(v.gateway, ''), coalesce(v.login::text, ''), v.app, v.app_en, v.app_ja, v.place, v.browser, v.name, v.created_at`
 
 // columns are where noticeColumns are read to.
 func (v *notice) columns() []any {
-	return []any{&v.ID, &v.User, &v.Device, &v.Kind, &v.Cause, &v.Login.Gateway, &v.Login.ID, &v.App, &v.Place, &v.Browser, &v.Name, &v.Created}
+	return []any{&v.ID, &v.User, &v.Device, &v.Kind, &v.Cause, &v.Login.Gateway, &v.Login.ID, &v.App, &v.Names.EN, &v.Names.JA, &v.Place, &v.Browser, &v.Name, &v.Created}
 }
 
 // oneNotice is what a statement gives, nil if it gives none.

@@ -366,14 +366,15 @@ func TestNotices(t *testing.T) {
 	for _, language := range []string{"en", "ja"} {
 		t.Run(language, func(t *testing.T) {
 			f, w := newFar(t), words(t, language)
+			names := map[string]string{"en": "Sekisho demo", "ja": "関所デモ"}
 			s := activated(t, f, language)
 			f.change(func() {
 				f.notices = []notice{
-					{ID: "n1", Kind: "unknown_environment", App: "Sekisho demo", Place: "BR (203.0.113.9)", Browser: "Chrome, Linux", At: time.Now()},
+					{ID: "n1", Kind: "unknown_environment", App: "demo", AppNames: names, Place: "BR (203.0.113.9)", Browser: "Chrome, Linux", At: time.Now()},
 					{ID: "n2", Kind: "device_enrolled", Device: "Galaxy", At: time.Now()},
 				}
 			})
-			s.shows(w("notice.unknown_environment", "{app}", "Sekisho demo"), w("notice.device_enrolled", "{device}", "Galaxy"))
+			s.shows(w("notice.unknown_environment", "{app}", names[language]), w("notice.device_enrolled", "{device}", "Galaxy"))
 			s.picture("notices")
 			s.do(chromedp.Click(`//button[normalize-space()="` + w("notices.not_me") + `"]`))
 			s.shows(w("result.reported"))

@@ -52,6 +52,8 @@ type notice struct {
 	Browser string    `json:"browser,omitempty"`
 	Device  string    `json:"device,omitempty"`
 	At      time.Time `json:"at"`
+
+	AppNames map[string]string `json:"app_names,omitempty"`
 }
 
 type phone struct {
