@@ -35,7 +35,6 @@ func (e *TooSoonError) Error() string { return "events: the last challenge is to
 // Options set up a [Client]. Only Gateway is required.
 type Options struct {
 	Gateway     string        // the gateway's name
-	Stream      string        // the stream of the gateway's logins; default LOGIN
 	Deadline    time.Duration // of logins that ask for none; default 5 minutes
 	ResendAfter time.Duration // between two choices of one login; default 30 s
 	Patience    time.Duration // for one operation while the bus does not answer; default 5 s
@@ -83,8 +82,8 @@ func Connect(ctx context.Context, url, seedFile string, o Options) (*Client, err
 	return c, nil
 }
 
-// NothingLater is for the connection of a gateway: what is published while it is lost fails, and is not sent when it is back. Nobody
-// waits then any more for a login that could not begin.
+// NothingLater is for the connection of a gateway: what is published while it is lost fails, rather than being sent when it is back,
+// since by then nobody waits any more for a login that could not begin.
 func NothingLater() nats.Option { return nats.ReconnectBufSize(-1) }
 
 // NewClient makes a Client of a connection, which stays the caller's. The connection must have the inbox prefix
@@ -93,7 +92,6 @@ func NewClient(ctx context.Context, nc *nats.Conn, o Options) (*Client, error) {
 	if !validGateway(o.Gateway) {
 		return nil, fmt.Errorf("events: gateway name %q: want 1 to 32 of a-z, 0-9, '-'", o.Gateway)
 	}
-	o.Stream = cmp.Or(o.Stream, "LOGIN")
 	o.Deadline = min(cmp.Or(o.Deadline, 5*time.Minute), MaxDeadline)
 	o.ResendAfter = cmp.Or(o.ResendAfter, 30*time.Second)
 	o.Patience = cmp.Or(o.Patience, 5*time.Second)
@@ -155,7 +153,7 @@ type Request struct {
 func (c *Client) Request(ctx context.Context, r Request) (Login, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.options.Patience)
 	defer cancel()
-	login, err := c.name(r)
+	login, err := c.nameLogin(r)
 	if err != nil {
 		return Login{}, err
 	}
@@ -190,8 +188,8 @@ func (c *Client) Request(ctx context.Context, r Request) (Login, error) {
 	return login, nil
 }
 
-// name is the login of a request.
-func (c *Client) name(r Request) (Login, error) {
+// nameLogin is the login that a request asks for, or a new one.
+func (c *Client) nameLogin(r Request) (Login, error) {
 	switch {
 	case r.Login == Login{}:
 		return NewLogin(c.options.Gateway)
@@ -301,13 +299,13 @@ func (c *Client) Choose(ctx context.Context, login Login, factor Factor) (left i
 	return 0, ErrNoRounds
 }
 
-// Cancel says that the user gave up. The login ends as cancelled unless another ending came first.
+// Cancel says that the user gave up. The login ends as cancelled unless another ending came first. Errors: [ErrEnded].
 func (c *Client) Cancel(ctx context.Context, login Login) error {
 	return c.end(ctx, login, &Cancelled{})
 }
 
 // Lapse says that the login's deadline has passed, which ends it as expired unless another ending came first. The client does
-// so by itself for logins that it started, and for those that it finds past their deadline.
+// so by itself for logins that it started, and for those that it finds past their deadline. Errors: [ErrEnded].
 func (c *Client) Lapse(ctx context.Context, login Login) error {
 	return c.end(ctx, login, &Lapsed{})
 }
@@ -356,8 +354,14 @@ func newTrace() string {
 	return "00-" + hex.EncodeToString(id[:16]) + "-" + hex.EncodeToString(id[16:]) + "-01"
 }
 
-// codeTaken is JetStream's error when a subject has its one message already.
+// codeTaken is JetStream's error when a subject has its one message already (JSStreamStoreFailedF: maximum messages per subject exceeded).
 const codeTaken jetstream.ErrorCode = 10077
+
+// Taken reports whether a publish failed because its subject has its one message already.
+func Taken(err error) bool {
+	refusal, refused := errors.AsType[*jetstream.APIError](err)
+	return refused && refusal.ErrorCode == codeTaken
+}
 
 const (
 	ackWait = 2 * time.Second       // for the ack of one publish, before it counts as unknown and is sent again
@@ -376,13 +380,13 @@ func (c *Client) publish(ctx context.Context, e *Event) (mine bool, err error) {
 	}
 	for unknown := false; ; unknown = true {
 		err := c.try(ctx, msg)
-		refusal, refused := errors.AsType[*jetstream.APIError](err)
+		_, refused := errors.AsType[*jetstream.APIError](err)
 		switch {
 		case err == nil:
 			return true, nil
 		case EndedOtherwise(err):
 			return false, ErrEnded
-		case refused && refusal.ErrorCode != codeTaken:
+		case refused && !Taken(err):
 			return false, fmt.Errorf("events: publish %s: %w", e.ID(), err)
 		case refused && e.Nonce == "":
 			return true, nil
@@ -417,7 +421,7 @@ func (c *Client) try(ctx context.Context, msg *nats.Msg) error {
 // stored reads the event that took the subject of e. Direct get may be a moment behind the refusal that told of it.
 func (c *Client) stored(ctx context.Context, e *Event) (*Event, error) {
 	for {
-		there, err := Get(ctx, c.nc, c.options.Stream, e.Login, e.Step, e.N)
+		there, err := Get(ctx, c.nc, e.Login, e.Step, e.N)
 		if !errors.Is(err, ErrNotFound) {
 			return there, err
 		}

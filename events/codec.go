@@ -41,7 +41,8 @@ type Event struct {
 	Sequence uint64    // the place in the stream
 }
 
-// New makes an event of a login for [Event.Message]. What the step's data leaves open (number, cause, expiry) is set on the result.
+// New makes an event of a login; n is the round or the attempt, 0 for steps that have none. Who publishes it sets By, Time and, where
+// there are any, Expires, Cause, Trace and Nonce.
 func New(login Login, n int, data Data) *Event {
 	return &Event{Login: login, Step: data.Step(), N: n, Data: data}
 }
@@ -83,7 +84,7 @@ func (e *Event) Message() (*nats.Msg, error) {
 	return msg, nil
 }
 
-// encode is the data as JSON, of an event that is as it must be.
+// encode checks the event and gives its data as JSON.
 func (e *Event) encode() ([]byte, error) {
 	if err := e.check(); err != nil {
 		return nil, err
@@ -165,8 +166,8 @@ func FromCloudEvent(ce cloudevents.Event) (*Event, error) {
 	return a.identified(ce.Data())
 }
 
-// attributes are those of a CloudEvent that events of logins have. Reading them takes no detour over the SDK's form, which
-// costs as much as the data does: an event is read some five times on its way.
+// attributes are the CloudEvents attributes that events of logins have. They are not read by way of the SDK's form, which would
+// cost as much as reading the data: an event is read some five times on its way.
 type attributes struct {
 	specVersion, id, source, kind, subject, contentType string
 	time, expires                                       time.Time
@@ -251,7 +252,7 @@ func (a *attributes) identified(data []byte) (*Event, error) {
 	return a.event(login, step, n, data)
 }
 
-// event is the event of a login that the attributes and the data make.
+// event makes an event of a login of the attributes and the data, and checks it.
 func (a *attributes) event(login Login, step Step, n int, data []byte) (*Event, error) {
 	switch {
 	case a.kind != EventType(step):
@@ -313,9 +314,9 @@ func (e *Event) check() error {
 
 func invalid(err error) error { return fmt.Errorf("%w: %w", ErrInvalid, err) }
 
-// decode reads JSON as no two readers can disagree on what it says: names are case-sensitive, and duplicate names and invalid UTF-8
-// are refused (RFC 8259 sections 4 and 8.1 leave them to the reader). Fields that are not known are passed over. An error keeps the place
-// and drops what stood there, since that may be a secret in the wrong field.
+// decode reads JSON so strictly that no two readers can disagree on what it says: names are case-sensitive, and duplicate names and
+// invalid UTF-8 are refused (RFC 8259 sections 4 and 8.1 leave them to the reader). Unknown fields are ignored. An error names the place
+// and not what stands there, which may be a secret in the wrong field.
 func decode(data []byte, dst any) error {
 	err := strict.Unmarshal(data, dst)
 	if err == nil {

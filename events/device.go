@@ -51,7 +51,8 @@ type deviceCall struct {
 // ErrNoAnswer says that no pushnotifier runs, or that none answered in time. The request may have been carried out.
 var ErrNoAnswer = errors.New("events: no answer from pushnotifier")
 
-// Device hands a request to pushnotifier and waits for its answer, for Options.Patience. Errors: [ErrNoAnswer].
+// Device hands a request to pushnotifier and waits for its answer, for Options.Patience. Errors: [ErrNoAnswer], [ErrDenied],
+// [ErrSealed] for an answer that is not pushnotifier's.
 func (c *Client) Device(ctx context.Context, r DeviceRequest) (DeviceResponse, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.options.Patience)
 	defer cancel()

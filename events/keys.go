@@ -9,16 +9,16 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// recipients are the workers to which gateways seal.
-var recipients = []string{identityverifier, riskassessor, otpvalidator, pushnotifier}
+// Recipients lists the workers that values are sealed to. They have a key pair each.
+var Recipients = []string{identityverifier, riskassessor, otpvalidator, pushnotifier}
 
 // refreshKeys is how often sealing keys are read again. A recipient's old key stays good for much longer.
 const refreshKeys = 10 * time.Minute
 
-// FetchKeys reads the newest public sealing key of each recipient from the KEYS stream. Recipients without a key are left out.
-func FetchKeys(ctx context.Context, nc *nats.Conn, recipients ...string) ([]PublicKey, error) {
+// readKeys reads the newest public sealing key of each recipient from the KEYS stream. Recipients without a key are left out.
+func readKeys(ctx context.Context, nc *nats.Conn) ([]PublicKey, error) {
 	var keys []PublicKey
-	for _, recipient := range recipients {
+	for _, recipient := range Recipients {
 		msg, err := directGet(ctx, nc, "KEYS", "keys."+recipient)
 		if errors.Is(err, ErrNotFound) {
 			continue
@@ -42,7 +42,7 @@ func FetchKeys(ctx context.Context, nc *nats.Conn, recipients ...string) ([]Publ
 func (c *Client) fetchKeys(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, c.options.Patience)
 	defer cancel()
-	keys, err := FetchKeys(ctx, c.nc, recipients...)
+	keys, err := readKeys(ctx, c.nc)
 	if err != nil {
 		return err
 	}
@@ -71,7 +71,7 @@ func (c *Client) keepKeys(ctx context.Context) {
 
 // seal seals a value, and asks for the recipient's key first if none is known yet.
 func (c *Client) seal(ctx context.Context, recipient, subject, field string, value any) (*Sealed, error) {
-	if !c.sealer.Knows(recipient) {
+	if !c.sealer.knows(recipient) {
 		if err := c.fetchKeys(ctx); err != nil {
 			return nil, err
 		}

@@ -36,10 +36,10 @@ func directGet(ctx context.Context, nc *nats.Conn, stream, subject string) (*nat
 	}
 }
 
-// Get reads one event of a login from the stream that holds it, or returns [ErrNotFound].
-func Get(ctx context.Context, nc *nats.Conn, stream string, login Login, step Step, n int) (*Event, error) {
+// Get reads one event of a login from the stream LOGIN, or returns [ErrNotFound].
+func Get(ctx context.Context, nc *nats.Conn, login Login, step Step, n int) (*Event, error) {
 	subject := login.Subject(step, n)
-	msg, err := directGet(ctx, nc, stream, subject)
+	msg, err := directGet(ctx, nc, "LOGIN", subject)
 	if err != nil {
 		return nil, err
 	}
@@ -66,8 +66,8 @@ func readStored(subject string, header nats.Header, data []byte) (*Event, error)
 	return e, nil
 }
 
-// read reads what the stream has of a login beyond what is known: all at once of one that was challenged, else in two
-// waves, since most logins have nothing in the second.
+// read reads the events of a login that are not known yet: all at once if it was challenged, else in two waves, of which
+// most logins need the first only.
 func (c *Client) read(ctx context.Context, known State) ([]*Event, error) {
 	challenged := known.Round() > 0
 	found, err := c.readAll(ctx, known.Login, known.unread())
@@ -87,7 +87,7 @@ func (c *Client) readAll(ctx context.Context, login Login, places []address) ([]
 	failed := make([]error, len(places))
 	var wg sync.WaitGroup
 	for i, at := range places {
-		wg.Go(func() { events[i], failed[i] = Get(ctx, c.nc, c.options.Stream, login, at.step, at.n) })
+		wg.Go(func() { events[i], failed[i] = Get(ctx, c.nc, login, at.step, at.n) })
 	}
 	wg.Wait()
 	for _, err := range failed {

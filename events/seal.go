@@ -77,12 +77,32 @@ type Sealer struct {
 	to map[string]*sealTo // by recipient
 }
 
+// A sealTo is what seals to one key of a recipient.
 type sealTo struct {
-	key  string
+	key  PublicKey
 	enc  []byte
 	aead cipher.AEAD
-	left int
-	from PublicKey
+	left int // values that may still be sealed under the exported key
+}
+
+func newSealTo(k PublicKey) (*sealTo, error) {
+	public, err := hpke.DHKEM(ecdh.X25519()).NewPublicKey(k.Key)
+	if err != nil {
+		return nil, err
+	}
+	enc, sender, err := hpke.NewSender(public, hpke.HKDFSHA256(), hpke.AES256GCM(), []byte(sealInfo))
+	if err != nil {
+		return nil, err
+	}
+	exported, err := sender.Export(sealLabel, 32)
+	if err != nil {
+		return nil, err
+	}
+	aead, err := valueAEAD(exported)
+	if err != nil {
+		return nil, err
+	}
+	return &sealTo{key: k, enc: enc, aead: aead, left: perKey}, nil
 }
 
 // NewSealer makes a Sealer that knows the given keys; of several keys of one recipient the last counts.
@@ -100,31 +120,19 @@ func NewSealer(keys ...PublicKey) (*Sealer, error) {
 func (s *Sealer) Use(k PublicKey) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if have := s.to[k.Recipient]; have != nil && have.key == k.ID && have.left > 0 {
+	if have := s.to[k.Recipient]; have != nil && have.key.ID == k.ID && have.left > 0 {
 		return nil
 	}
-	public, err := hpke.DHKEM(ecdh.X25519()).NewPublicKey(k.Key)
+	to, err := newSealTo(k)
 	if err != nil {
 		return fmt.Errorf("events: sealing key %s of %s: %w", k.ID, k.Recipient, err)
 	}
-	enc, sender, err := hpke.NewSender(public, hpke.HKDFSHA256(), hpke.AES256GCM(), []byte(sealInfo))
-	if err != nil {
-		return fmt.Errorf("events: sealing key %s of %s: %w", k.ID, k.Recipient, err)
-	}
-	exported, err := sender.Export(sealLabel, 32)
-	if err != nil {
-		return fmt.Errorf("events: sealing key %s of %s: %w", k.ID, k.Recipient, err)
-	}
-	aead, err := valueAEAD(exported)
-	if err != nil {
-		return err
-	}
-	s.to[k.Recipient] = &sealTo{key: k.ID, enc: enc, aead: aead, left: perKey, from: k}
+	s.to[k.Recipient] = to
 	return nil
 }
 
-// Knows reports whether there is a key of the recipient.
-func (s *Sealer) Knows(recipient string) bool {
+// knows reports whether there is a key of the recipient.
+func (s *Sealer) knows(recipient string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.to[recipient] != nil
@@ -146,11 +154,11 @@ func (s *Sealer) Seal(recipient, subject, field string, value any) (*Sealed, err
 	spent := to.left <= 0
 	s.mu.Unlock()
 	if spent {
-		if err := s.Use(to.from); err != nil {
+		if err := s.Use(to.key); err != nil {
 			return nil, err
 		}
 	}
-	return &Sealed{Key: to.key, Enc: to.enc, Box: to.aead.Seal(nil, nil, plain, bound(subject, field, recipient))}, nil
+	return &Sealed{Key: to.key.ID, Enc: to.enc, Box: to.aead.Seal(nil, nil, plain, bound(subject, field, recipient))}, nil
 }
 
 // ErrSealed says that a sealed value can not be opened: another key, another place, or not what the sender sealed.

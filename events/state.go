@@ -10,6 +10,15 @@ import (
 // (SP 800-63B-4 section 3.1.3.2: out-of-band authentication ends within ten minutes).
 const MaxDeadline = 10 * time.Minute
 
+// Ends is when the login of a request ends at the latest: at the deadline that it asks for, and no later than [MaxDeadline]
+// after the broker has stored it.
+func (d *Requested) Ends(stored time.Time) time.Time {
+	if latest := stored.Add(MaxDeadline); latest.Before(d.Deadline) {
+		return latest
+	}
+	return d.Deadline
+}
+
 // A Status is where a login stands, as far as its user may know.
 type Status string
 
@@ -153,10 +162,7 @@ func (s *State) Deadline() time.Time {
 	if start.IsZero() {
 		start = s.Login.Time()
 	}
-	if latest := start.Add(MaxDeadline); s.Requested.Deadline.After(latest) {
-		return latest
-	}
-	return s.Requested.Deadline
+	return s.Requested.Ends(start)
 }
 
 // overdue tells whether the login should have ended by now.
@@ -219,11 +225,10 @@ type address struct {
 	n    int
 }
 
-// opening are the events without which a login has no others that gateways hear, and its endings.
+// opening are the events that gateways hear of a login before any others, and its endings.
 var opening = []address{{StepRequested, 0}, {StepLapsed, 0}, {StepClosed, 0}, {StepChallenged, 1}, {StepUndelivered, 1}}
 
-// unread lists the events to look for next: of a login without an outcome of any round only its opening, since nothing that
-// gateways hear is without that.
+// unread lists the events to look for next. While no round has an outcome, only the opening can be there.
 func (s *State) unread() []address {
 	all := s.missing()
 	if s.Round() > 0 {

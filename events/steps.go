@@ -159,7 +159,7 @@ type Identified struct {
 	Need     int       `json:"need,omitempty"` // that of [Requested]
 	Locale   string    `json:"locale,omitempty"`
 	Device   string    `json:"device,omitempty"` // keyed hash of a browser that this user logged in with before
-	// SourceTag is that of [Requested]. Who knows this event need not read that one, the greatest of a login.
+	// SourceTag is that of [Requested]. Whoever has this event need not read that one, the largest of a login.
 	SourceTag string `json:"source_tag,omitempty"`
 	// Generation counts the changes that end what a user had: the login is granted only while it is the account's. 0: not known.
 	Generation int `json:"generation,omitempty"`
@@ -169,7 +169,7 @@ type Identified struct {
 	Session *SteppedFrom `json:"session,omitempty"`
 	// Subject is [Subject] sealed to riskassessor.
 	Subject *Sealed `json:"subject,omitempty"`
-	// Environment is that of [Requested] as it is there, bound to that event: what riskassessor has to look at is in one.
+	// Environment is that of [Requested], still bound to that event, so that riskassessor finds all it needs in this one.
 	Environment *Sealed `json:"environment,omitempty"`
 }
 
@@ -212,7 +212,7 @@ type Facts struct {
 // Decision is what `wanted` and `closed` record of how they came about.
 type Decision struct {
 	Policy string `json:"policy"`         // hash of the policy file
-	Facts  Facts  `json:"facts"`          //
+	Facts  Facts  `json:"facts"`          // what was known beside the history
 	After  string `json:"after"`          // id of the last event seen
 	Need   int    `json:"need,omitempty"` // factors that the login needs; never less in later decisions
 }

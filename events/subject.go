@@ -169,6 +169,10 @@ var Steps = map[Step]StepRow{
 	StepClosed: {0, []string{sessionissuer}, func() Data { return new(Closed) }},
 }
 
+// Heard lists the steps that a gateway hears of its logins. What the broker has stored of them it says again under
+// deliver.<gateway>.<step>.<login>[.<n>].
+var Heard = []Step{StepChallenged, StepUndelivered, StepRejected, StepLapsed, StepClosed}
+
 func validGateway(name string) bool {
 	if name == "" || len(name) > 32 {
 		return false

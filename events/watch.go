@@ -27,10 +27,7 @@ type follow struct {
 	lapse   *time.Timer   // of logins that this client started
 }
 
-// told are the third tokens of the subjects that a gateway hears.
-var told = []string{string(StepChallenged), string(StepUndelivered), string(StepRejected), string(StepLapsed), string(StepClosed), revoked, prompts}
-
-// Third tokens of subjects that do not come from LOGIN.
+// What a gateway hears beside the steps of [Heard], which do not come from LOGIN: the third tokens of the subjects.
 const (
 	revoked = "revoked" // sessions that have been revoked
 	prompts = "prompts" // devices for which there is something new to fetch
@@ -41,8 +38,8 @@ const (
 func (c *Client) listen(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, c.options.Patience)
 	defer cancel()
-	for _, what := range told {
-		subject := "deliver." + c.options.Gateway + "." + what + ".>"
+	for _, what := range append([]Step{revoked, prompts}, Heard...) {
+		subject := "deliver." + c.options.Gateway + "." + string(what) + ".>"
 		sub, err := c.nc.Subscribe(subject, c.hear)
 		if err != nil {
 			return fmt.Errorf("events: listen to %s: %w", subject, err)
@@ -116,9 +113,8 @@ func (c *Client) tell(f *follow) {
 
 // drop forgets f if neither a waiter nor a deadline needs it any more. The caller holds c.mu.
 func (c *Client) drop(f *follow) {
-	if f.lapse != nil && f.state.Ended() {
-		f.lapse.Stop()
-		f.lapse = nil
+	if f.state.Ended() {
+		f.stopTimer()
 	}
 	if f.lapse == nil && f.waiting == 0 {
 		delete(c.follows, f.state.Login)
@@ -143,9 +139,8 @@ func (c *Client) own(e *Event) {
 func (c *Client) disown(login Login) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if f := c.follows[login]; f != nil && f.lapse != nil {
-		f.lapse.Stop()
-		f.lapse = nil
+	if f := c.follows[login]; f != nil {
+		f.stopTimer()
 		c.drop(f)
 	}
 }
@@ -154,11 +149,16 @@ func (c *Client) disownAll() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, f := range c.follows {
-		if f.lapse != nil {
-			f.lapse.Stop()
-			f.lapse = nil
-		}
+		f.stopTimer()
 		c.drop(f)
+	}
+}
+
+// stopTimer ends the wait for the deadline. The caller holds Client.mu.
+func (f *follow) stopTimer() {
+	if f.lapse != nil {
+		f.lapse.Stop()
+		f.lapse = nil
 	}
 }
 
@@ -241,8 +241,8 @@ func (c *Client) look(f *follow) (*State, <-chan struct{}) {
 	return &state, f.changed
 }
 
-// refresh reads the stream unless the login was read less than age ago, or has ended. One that it finds past its deadline it
-// ends, so that it ends also when the client that started it is gone.
+// refresh reads the stream unless the login was read less than age ago, or has ended. It ends a login that it finds past its
+// deadline, since the client that started it may be gone.
 func (c *Client) refresh(ctx context.Context, f *follow, age time.Duration) error {
 	c.mu.Lock()
 	state, began := f.state, time.Now()

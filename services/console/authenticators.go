@@ -76,8 +76,8 @@ func (c *console) removeAuthenticator(w http.ResponseWriter, r *http.Request) (i
 
 var errNoAuthenticator = &httpapi.Problem{Status: http.StatusNotFound, Detail: "the user has no such authenticator"}
 
-// take takes an authenticator away, and with it the user's sessions: whoever has it may hold them. They end first, since who tries
-// again after a failure must still find something to take away, and once more after it, as one may have begun in between.
+// take takes an authenticator away and ends the user's sessions, which whoever has it may hold. They end first, so that after a failure
+// there is still something to take away and to try again with; and once more at the end, since one may have begun in between.
 func (c *console) take(ctx context.Context, user string, remove func(context.Context) error) error {
 	if err := c.endSessions(ctx, user); err != nil {
 		return err

@@ -4,9 +4,9 @@
 //	publishes  account events, session revocations
 //	owns       accounts, authenticators, sessions of users as an admin sees them
 //
-// A change is committed together with the event that announces it (package directory), then its consequences are (sessions end);
-// where something is taken away that goes last, since nobody finds it again. So nothing that an admin asks for waits for the bus, and
-// an admin who is told of a failure tries again, except where a user was made: the name is taken then.
+// A change is committed together with the event that announces it (package directory), so no admin waits for the bus. Its consequences
+// are committed after it: sessions end. Where something is taken away that order is turned round, since nobody would find it again to
+// repeat the rest. So an admin who is told of a failure just tries again, except after creating a user, whose name is taken then.
 package console
 
 import (
@@ -72,7 +72,7 @@ func newConsole(env *runtime.Env) (*console, error) {
 	}, nil
 }
 
-// relay publishes what changes of accounts, also those of other processes, have left in the outbox.
+// relay publishes the changes of accounts that are in the outbox, also those of other processes.
 func (c *console) relay(ctx context.Context) error {
 	return c.users.Relay(ctx, c.log, c.bus.Account)
 }

@@ -88,7 +88,7 @@ func (c *cluster) recorded(login events.Login) {
 	var closed *events.Event
 	poll(c.t, "closed", func() (ok bool) {
 		var err error
-		closed, err = events.Get(c.t.Context(), viewer, "LOGIN", login, events.StepClosed, 0)
+		closed, err = events.Get(c.t.Context(), viewer, login, events.StepClosed, 0)
 		if err != nil && !errors.Is(err, events.ErrNotFound) {
 			c.t.Fatal(err)
 		}

@@ -15,13 +15,9 @@ import (
 	"github.com/sekisho/sekisho/services/internal/directory"
 )
 
-const (
-	// maxSkew is how far the time in a login's id may be from the broker's. Write-once ends when a message expires, after
-	// 20 minutes: an old id could then be used a second time.
-	maxSkew = 2 * time.Minute
-	// longest is how long a login may last after the broker took it (SP 800-63B-4 section 3.1.3.2).
-	longest = 10 * time.Minute
-)
+// maxSkew is how far the time in a login's id may be from the broker's. Write-once ends when a message expires, after
+// 20 minutes: an old id could then be used a second time.
+const maxSkew = 2 * time.Minute
 
 // identify answers a request with identified or refused.
 func (v *verifier) identify(ctx context.Context, e *events.Event, requested *events.Requested) ([]*events.Event, error) {
@@ -32,7 +28,7 @@ func (v *verifier) identify(ctx context.Context, e *events.Event, requested *eve
 	return nil, finish(ctx, func() error { return v.bus.Store(ctx, e, answer) })
 }
 
-// A finish notes what an attempt with a password came to, and has the answer told before or after that; see [directory.Directory.Finish].
+// A finish records the result of an attempt with a password, and calls tell before or after that; see [directory.Directory.Finish].
 type finish func(ctx context.Context, tell func() error) error
 
 // answer finds out who it is. finish is nil where no attempt was counted.
@@ -40,10 +36,7 @@ func (v *verifier) answer(ctx context.Context, e *events.Event, requested *event
 	if e.Login.Time().Sub(e.Stored).Abs() > maxSkew {
 		return nil, nil, bus.Permanent(errors.New("the time in the login id is more than two minutes from the broker's"))
 	}
-	e.Expires = e.Stored.Add(longest) // from here on all events of the login carry its deadline
-	if requested.Deadline.Before(e.Expires) {
-		e.Expires = requested.Deadline
-	}
+	e.Expires = requested.Ends(e.Stored) // from here on all events of the login carry its deadline
 	if !v.now().Before(e.Expires) {
 		return events.New(e.Login, 0, &events.Lapsed{}), nil, nil
 	}

@@ -1,7 +1,7 @@
 // Package identityverifier is the worker that finds out who logs in.
 //
 //	consumes   requested
-//	publishes  identified, refused
+//	publishes  identified, refused; lapsed of a request that is past its deadline
 //	owns       password check (argon2id), user look-up (schema directory), sessions to step up from
 //
 // Nobody outside can tell a name that exists from one that does not: both take the same statements, the same hash and
@@ -40,7 +40,7 @@ type verifier struct {
 }
 
 // Build makes the worker.
-func Build(ctx context.Context, env *runtime.Env) (*runtime.Worker, error) {
+func Build(_ context.Context, env *runtime.Env) (*runtime.Worker, error) {
 	opener, err := env.Credentials.Opener(Name)
 	if err != nil {
 		return nil, err

@@ -22,11 +22,11 @@ const (
 // right is the verdict on a right password; other verdicts are the reason of the refusal.
 const right = "right"
 
-// contention is how soon a login looks again whether others of its user have taken their lock back. That they have not within a
-// second makes it a lock like any other; names that nobody has are locked alike.
+// contention is how soon an attempt is tried again after it met a lock that other logins of the user may be about to take back. After a
+// second it is a lock like any other. Names that nobody has are locked in the same way.
 const contention = 50 * time.Millisecond
 
-// checkPassword looks the user up and returns the reason to refuse, "" for none, and how to note what the attempt came to.
+// checkPassword looks the user up and returns the reason to refuse, "" for none, and how to record the result of the attempt.
 // Whatever the name and the password, it takes the same statements and one hash.
 func (v *verifier) checkPassword(ctx context.Context, claim directory.Claim, password string) (
 	account *directory.Account, reason string, finish finish, err error) {

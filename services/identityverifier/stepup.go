@@ -25,7 +25,7 @@ func (v *verifier) checkSession(ctx context.Context, from events.Login, account 
 	if err != nil {
 		return nil, "", err
 	}
-	if session.User != account.ID || !session.Live(v.now()) { // of who may not log in, none lives
+	if session.User != account.ID || !session.Live(v.now()) { // no session lives of a user who may not log in
 		return nil, noSession, nil
 	}
 	return &events.SteppedFrom{ID: from.ID, AMR: session.AMR, AuthTime: session.AuthTime}, "", nil

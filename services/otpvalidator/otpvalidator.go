@@ -24,7 +24,7 @@ const Name = "otpvalidator"
 var Service = runtime.Service{Name: Name, Build: Build}
 
 // Build makes the worker.
-func Build(ctx context.Context, env *runtime.Env) (*runtime.Worker, error) {
+func Build(_ context.Context, env *runtime.Env) (*runtime.Worker, error) {
 	v, err := newVerifier(env)
 	if err != nil {
 		return nil, err

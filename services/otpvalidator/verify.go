@@ -39,10 +39,11 @@ func (v *verifier) verify(ctx context.Context, e *events.Event, answer *events.A
 	return nil, finish(ctx, func() error { return v.bus.Store(ctx, e, decision) })
 }
 
-// A finish notes what an attempt came to, and has the decision told before or after that; see [directory.Directory.Finish].
+// A finish records the result of an attempt, and calls tell before or after that; see [directory.Directory.Finish].
 type finish func(ctx context.Context, tell func() error) error
 
-// decide says whether an answer is right; nil where that is nobody's business. finish is nil where no attempt was counted.
+// decide says whether an answer is right. decision is nil for an answer that is another worker's, or that does not matter any more;
+// finish is nil where no attempt was counted.
 func (v *verifier) decide(ctx context.Context, e *events.Event, answer *events.Answered) (decision *events.Event, finish finish, err error) {
 	if answer.Factor == events.Push {
 		return nil, nil, nil // another worker's
@@ -103,7 +104,7 @@ func (v *verifier) decide(ctx context.Context, e *events.Event, answer *events.A
 	}, nil
 }
 
-// judgedBy is what an answer is judged by.
+// judgedBy lists the steps that the decision on an answer follows from.
 var judgedBy = []events.Step{events.StepWanted, events.StepChallenged, events.StepRejected, events.StepVerified,
 	events.StepCancelled, events.StepLapsed, events.StepClosed}
 

@@ -6,9 +6,6 @@ import (
 	"github.com/sekisho/sekisho/events"
 )
 
-// longest is how long a login may last, whatever its request says.
-const longest = 10 * time.Minute
-
 // A login is what a batch tells of one login. What it does not tell is nil.
 type login struct {
 	opened, deadline, closed *time.Time
@@ -24,11 +21,7 @@ func project(logins map[events.Login]*login, e *events.Event) {
 	}
 	switch data := e.Data.(type) {
 	case *events.Requested:
-		deadline := e.Stored.Add(longest)
-		if data.Deadline.Before(deadline) {
-			deadline = data.Deadline
-		}
-		l.opened, l.deadline, l.app, l.method = &e.Stored, &deadline, clean(data.App, 64), clean(string(data.Method), 64)
+		l.opened, l.deadline, l.app, l.method = &e.Stored, new(data.Ends(e.Stored)), clean(data.App, 64), clean(string(data.Method), 64)
 	case *events.Identified:
 		if !data.Decoy {
 			l.user = clean(data.User, 64)

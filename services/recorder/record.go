@@ -16,12 +16,6 @@ import (
 	"github.com/sekisho/sekisho/services/internal/bus"
 )
 
-// The streams that are recorded.
-const (
-	archive = "ARCHIVE"
-	account = "ACCOUNT"
-)
-
 // A line is one line of the audit log. Pointers and data are nil where there is nothing.
 type line struct {
 	id       string
@@ -61,7 +55,7 @@ func (r *recorder) record(ctx context.Context, log *auditLog, batch []bus.Stored
 		return err
 	}
 	stream := batch[0].Stream
-	if stream == archive {
+	if stream == bus.StreamArchive {
 		r.behind.Store(batch[len(batch)-1].Pending > 0)
 	}
 	r.rows.WithLabelValues(stream).Add(float64(len(batch)))
@@ -71,7 +65,7 @@ func (r *recorder) record(ctx context.Context, log *auditLog, batch []bus.Stored
 }
 
 func lineOf(m bus.Stored, logins map[events.Login]*login) (line, error) {
-	if m.Stream == account {
+	if m.Stream == bus.StreamAccount {
 		return accountLine(m)
 	}
 	subject, err := origin(m)

@@ -114,7 +114,7 @@ func (r *recorder) run(ctx context.Context) error {
 		return err
 	}
 	group, working := errgroup.WithContext(tenure)
-	for _, stream := range []string{archive, account} {
+	for _, stream := range []string{bus.StreamArchive, bus.StreamAccount} {
 		group.Go(func() error { return r.bus.Batches(working, stream, batchSize, batchWait, record) })
 	}
 	group.Go(func() error { return r.every(working, r.settings.SweepEvery, "sweep", r.sweep) })

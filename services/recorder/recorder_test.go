@@ -223,7 +223,7 @@ func TestBatchesComeAgain(t *testing.T) {
 			t.Fatal(err)
 		}
 		msg.Header.Set("Nats-Stream-Source", "LOGIN 1 > > "+msg.Subject)
-		batch = append(batch, bus.Stored{Stream: archive, Sequence: uint64(i + 1), Time: time.Now(), Header: msg.Header, Data: msg.Data})
+		batch = append(batch, bus.Stored{Stream: bus.StreamArchive, Sequence: uint64(i + 1), Time: time.Now(), Header: msg.Header, Data: msg.Data})
 	}
 	record := func(batch []bus.Stored, crash bool) {
 		t.Helper()
@@ -374,7 +374,7 @@ func TestTheFirstEndingCounts(t *testing.T) {
 					t.Fatal(err)
 				}
 				msg.Header.Set("Nats-Stream-Source", "LOGIN 1 > > "+msg.Subject)
-				stored := bus.Stored{Stream: archive, Sequence: uint64(i + 1), Time: time.Now(), Header: msg.Header, Data: msg.Data}
+				stored := bus.Stored{Stream: bus.StreamArchive, Sequence: uint64(i + 1), Time: time.Now(), Header: msg.Header, Data: msg.Data}
 				if i == 0 || !together {
 					batches = append(batches, nil)
 				}
@@ -408,7 +408,7 @@ func TestNoSweepWhileBehind(t *testing.T) {
 	}
 	defer log.close()
 	for _, pending := range []uint64{7, 0} {
-		batch := []bus.Stored{{Stream: archive, Sequence: 1, Pending: pending, Time: time.Now(), Header: msg.Header, Data: msg.Data}}
+		batch := []bus.Stored{{Stream: bus.StreamArchive, Sequence: 1, Pending: pending, Time: time.Now(), Header: msg.Header, Data: msg.Data}}
 		if err := r.record(t.Context(), log, batch); err != nil {
 			t.Fatal(err)
 		}

@@ -109,7 +109,7 @@ func (l *auditLog) add(ctx context.Context, table pgx.Identifier, onward string,
 	})
 }
 
-// writeLogins merges: what a login's row has stays, whatever is told again.
+// writeLogins merges: a value that a login's row has already stays as it is.
 func writeLogins(ctx context.Context, tx pgx.Tx, logins map[events.Login]*login) error {
 	if len(logins) == 0 {
 		return nil

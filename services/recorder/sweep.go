@@ -10,8 +10,8 @@ const (
 	purgeBatch = 10_000 // rows in one transaction
 )
 
-// sweep says of logins that are still open some time past their deadline that they have lapsed: the last resort when gateway,
-// timer and workers all failed to. Whoever comes second says it in vain.
+// sweep ends logins that are still open some time after their deadline: the last resort when gateway, timer and workers have all
+// failed to. Where somebody else has come first, nothing happens.
 func (r *recorder) sweep(ctx context.Context) error {
 	if r.behind.Load() {
 		return nil // what is not recorded yet may be the end of what looks open

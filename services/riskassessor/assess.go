@@ -29,9 +29,9 @@ type assessor struct {
 	log      zerolog.Logger
 }
 
-// assess says how risky a login is, and gives an alert if it comes from somewhere new. That follows from the event which is stored, so that
-// one that is handled again gives the same alert again. It comes after that event: no login waits for it, and the time that a login
-// takes does not tell a user, of whom there is an alert, from a decoy, of whom there is none.
+// assess says how risky a login is, and raises an alert if it comes from somewhere new. Whether it does is read from the event that is
+// stored, so that a repeated delivery raises the same alert. The alert comes after that event: no login waits for it, and so the time
+// that a login takes does not tell users, for whom there are alerts, from decoys, for whom there are none.
 func (a *assessor) assess(ctx context.Context, e *events.Event, identified *events.Identified) ([]*events.Event, error) {
 	assessed, err := a.judge(ctx, e, identified)
 	if err != nil {
@@ -62,7 +62,7 @@ func (a *assessor) judge(ctx context.Context, e *events.Event, identified *event
 		assessed, err = a.ask(ctx, environment.Assessment, subject.UserHash)
 		return err
 	})
-	both.Go(func() (err error) { // of a decoy, which is nobody, for the time that this takes alone
+	both.Go(func() (err error) { // for a decoy too, only so that it takes the same time
 		known, err = a.networks.known(ctx, e.Login, identified.User, environment.IP)
 		return err
 	})

@@ -39,10 +39,10 @@ type networks struct {
 	looks  *coalesce.Group[visit, visit, *time.Time]
 	visits *coalesce.Group[visit, visit, struct{}]
 
-	// lately are networks that users were seen in, until their rows need writing: who logs in several times a day is not looked
-	// up each time. A network that is known stays so for longer than a row is kept in mind (risk.keep is two days at least).
+	// lately says until when a visit needs no look-up, since its row need not be written before: users who log in several times a day
+	// are not looked up each time. No row is purged while it is in here (risk.keep is two days at least).
 	lately *lru.Cache[visit, time.Time]
-	// current are logins from such networks, of which there is nothing to write when they are granted: most.
+	// current holds logins from such networks, most of all: there is nothing to write when they are granted.
 	current *lru.Cache[events.Login, struct{}]
 }
 
@@ -75,8 +75,8 @@ func (n *networks) close() {
 	n.visits.Close()
 }
 
-// visit names the network of an address for one user, whose other networks it can be compared with, and nobody else's. It
-// reports false for what is no address: a gateway need not tell it.
+// visit names the network of an address by a hash that is each user's own, so that it can be compared with other networks of the same
+// user only. It reports false for what is no address: a gateway need not tell it.
 func (n *networks) visit(user, ip string) (visit, bool) {
 	addr, err := netip.ParseAddr(ip)
 	if err != nil {
@@ -96,8 +96,8 @@ func (n *networks) visit(user, ip string) (visit, bool) {
 	return visit{user, [sha256.Size]byte(mac.Sum(nil))}, true
 }
 
-// known tells whether the user was granted a login in the network of an address before, from which a login is to be
-// assessed. A network that is not told can not be unknown.
+// known tells whether the user was granted a login in the network of an address before; login is the one to be assessed. Where the
+// address is not told nothing counts as unknown.
 func (n *networks) known(ctx context.Context, login events.Login, user, ip string) (bool, error) {
 	v, ok := n.visit(user, ip)
 	if !ok {

@@ -27,7 +27,7 @@ func (r *reporter) learn(ctx context.Context, e *events.Event, closed *events.Cl
 	return r.report(ctx, e, closed)
 }
 
-// remember takes the network of a granted login for one that the user is known in.
+// remember records the network of a granted login as one that the user is known in.
 func (r *reporter) remember(ctx context.Context, login events.Login, user string) error {
 	identified, err := r.bus.Event(ctx, login, events.StepIdentified, 0)
 	if err != nil {

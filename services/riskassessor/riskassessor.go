@@ -26,7 +26,7 @@ const Name = "riskassessor"
 var Service = runtime.Service{Name: Name, Build: Build}
 
 // Build makes the worker.
-func Build(ctx context.Context, env *runtime.Env) (*runtime.Worker, error) {
+func Build(_ context.Context, env *runtime.Env) (*runtime.Worker, error) {
 	cfg := env.Config
 	opener, err := env.Credentials.Opener(Name)
 	if err != nil {

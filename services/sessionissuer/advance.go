@@ -12,8 +12,8 @@ import (
 	"github.com/sekisho/sekisho/services/internal/sessions"
 )
 
-// deciding is what a decision follows from. `requested`, the greatest of a login's events by far, is not among them: identified says
-// what matters of it.
+// deciding lists the steps that a decision follows from. `requested`, by far the largest event of a login, is not among them:
+// identified says what matters of it.
 var deciding = slices.DeleteFunc(slices.Sorted(maps.Keys(events.Steps)), func(s events.Step) bool {
 	return s == events.StepRequested || s == events.StepAnswered
 })
@@ -21,10 +21,13 @@ var deciding = slices.DeleteFunc(slices.Sorted(maps.Keys(events.Steps)), func(s 
 // history reads what is to be decided on.
 func (w *worker) history(ctx context.Context, trigger *events.Event) (bus.History, error) {
 	history, err := w.bus.History(ctx, trigger, deciding...)
-	if identified, _ := bus.Get[*events.Identified](history, 0); err == nil && identified == nil {
+	if err != nil {
+		return nil, err
+	}
+	if identified, _ := bus.Get[*events.Identified](history, 0); identified == nil {
 		return w.bus.History(ctx, trigger) // the login ends before anybody knows who it is
 	}
-	return history, err
+	return history, nil
 }
 
 // advance takes the login of an event as far as it goes.
@@ -88,11 +91,11 @@ func (w *worker) due(ctx context.Context, login events.Login) ([]*events.Event, 
 	return nil, w.proceed(ctx, requested, history)
 }
 
-// lately is how long what identityverifier has found out of an account is good for a challenge, by which nobody is let in.
+// lately is the age up to which identityverifier's look at the account is good enough for a challenge, which lets nobody in by itself.
 const lately = 2 * time.Second
 
-// decide brings the account's state into the decision: read before anybody is challenged, unless it has just been, and settled by
-// the session's row before a login is granted. Nothing else hangs on it, so that a login ends in time also while the database is away.
+// decide makes the decision with the account's state of this moment. Before a challenge that is read, unless it has just been; before a
+// grant, inserting the session's row settles it. No other decision asks the database, so that a login ends in time while that is away.
 func (w *worker) decide(ctx context.Context, history bus.History) (*events.Event, error) {
 	p, facts := w.policies.Policy(), events.Facts{Now: w.now(), Enabled: true}
 	next := Decide(p, history, facts)
@@ -159,7 +162,7 @@ func (w *worker) prepare(ctx context.Context, history bus.History, next *events.
 		switch {
 		case err == nil:
 			opened = requested
-		case !errors.Is(err, bus.ErrNotFound) && !errors.Is(err, events.ErrInvalid): // then from what followed it, a moment later
+		case !errors.Is(err, bus.ErrNotFound) && !errors.Is(err, events.ErrInvalid): // without it, what followed a moment later will do
 			return err
 		}
 	}
@@ -196,9 +199,9 @@ func (w *worker) endReplaced(ctx context.Context, history bus.History) error {
 	return w.bus.Revoke(ctx, replaced)
 }
 
-// takeBack removes the session's row of a login that ended without a grant. There may be one: of an instance that was about to
-// grant the login when the other ending won, or that died between its two writes. In both cases the event that it was at is
-// handled once more, and finds the ending: no row outlives its login, also if it was inserted after another instance was here.
+// takeBack removes the session's row of a login that ended without a grant. There is one if an instance was about to grant the login
+// when the other ending won, or died between its two writes. Either way that instance's event is delivered again, and whoever handles
+// it finds the ending and comes here: no row outlives its login, not even one that was inserted after another instance was here.
 func (w *worker) takeBack(ctx context.Context, history bus.History) error {
 	if assessed, _ := bus.Get[*events.Assessed](history, 0); assessed == nil { // nothing is granted before that
 		return nil

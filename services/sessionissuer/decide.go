@@ -3,14 +3,10 @@ package sessionissuer
 import (
 	"fmt"
 	"slices"
-	"time"
 
 	"github.com/sekisho/sekisho/events"
 	"github.com/sekisho/sekisho/services/internal/policy"
 )
-
-// longest is how long a login may last after the broker has stored its request, whatever the request says.
-const longest = 10 * time.Minute
 
 // Decide is the only decision of a login: what comes next after what has happened. It returns wanted or closed, or nil when
 // the login waits for somebody. It is pure: the same policy, history (in stream order) and facts give the same event, so that a

@@ -48,10 +48,7 @@ func replay(history []*events.Event) *login {
 	for _, e := range history {
 		switch data := e.Data.(type) {
 		case *events.Requested:
-			l.requested, l.app, l.prefer, l.sourceTag, l.deadline = data, data.App, data.Prefer, data.SourceTag, data.Deadline
-			if limit := e.Stored.Add(longest); !e.Stored.IsZero() && limit.Before(l.deadline) {
-				l.deadline = limit
-			}
+			l.requested, l.app, l.prefer, l.sourceTag, l.deadline = data, data.App, data.Prefer, data.SourceTag, data.Ends(e.Stored)
 		case *events.Identified:
 			l.identified = data
 			l.decoy = l.decoy || data.Decoy
@@ -148,7 +145,7 @@ func (l *login) stepUp(app *policy.App) int {
 	return len(app.Counted(l.identified.Session.AMR)) + 1
 }
 
-// authTime is when the user logged in. Stepping up does not renew it, nor what ends by it: the session.
+// authTime is when the user logged in. Stepping up does not renew it, and so not the end of the session, which is counted from it.
 func (l *login) authTime(now time.Time) time.Time {
 	if s := l.identified.Session; s != nil {
 		return s.AuthTime

@@ -69,7 +69,7 @@ func Build(_ context.Context, env *runtime.Env) (*runtime.Worker, error) {
 	}, nil
 }
 
-// on handles a step, also past the login's deadline: somebody has to close it then, and that is this worker.
+// on handles a step, also after the login's deadline, since it is this worker that closes the login then.
 func on[T events.Data](w *worker) bus.Handler {
 	return bus.On(func(ctx context.Context, e *events.Event, _ T) ([]*events.Event, error) {
 		return nil, w.advance(ctx, e)

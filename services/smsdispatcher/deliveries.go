@@ -68,8 +68,8 @@ func (d *deliveries) follow(ctx context.Context) error {
 	})
 }
 
-// look does what is due, now and then and when it is woken, and at once again while there may be more, until ctx ends.
-// Trouble is logged and tried again at the next look: nobody waits for what is done here.
+// look calls do every [lookEvery], when it is woken, and at once again while there may be more, until ctx ends. Errors are
+// logged, and the next look tries again: nobody waits for what is done here.
 func look(ctx context.Context, log zerolog.Logger, wake <-chan struct{}, trouble string, do func(context.Context) (more bool, err error)) error {
 	tick := time.NewTicker(lookEvery)
 	defer tick.Stop()
@@ -90,7 +90,7 @@ func look(ctx context.Context, log zerolog.Logger, wake <-chan struct{}, trouble
 	}
 }
 
-// wake wakes who looks at a channel of one place. Who has been woken and has not looked yet will find this too.
+// wake wakes a [look]. One that has been woken already and has not looked yet will find this too.
 func wake(looking chan<- struct{}) {
 	select {
 	case looking <- struct{}{}:

@@ -37,7 +37,7 @@ import (
 type dispatcher struct {
 	store      *store
 	phones     *directory.Phones
-	numbers    *lru.Cache[string, string] // numbers of users as they were last seen, which the store holds against those of today
+	numbers    *lru.Cache[string, string] // numbers of users as they were last seen; the store checks whether they still are
 	published  func(ctx context.Context, login events.Login, step events.Step, n int) (*events.Event, error)
 	accounts   []account // in the order in which they are asked
 	codes      *textcode.Codes
@@ -82,7 +82,7 @@ func (d *dispatcher) dispatch(ctx context.Context, e *events.Event, wanted *even
 		}
 		message := Message{
 			To: row.number, Body: text(wanted.Locale, cmp.Or(wanted.AppName, wanted.App), d.codes.Code(e.Login, e.N)),
-			Tag: tag(r), NotAfter: d.expiry(wanted, at),
+			Tag: tag(e.ID()), NotAfter: d.expiry(wanted, at),
 		}
 		reason, err = d.deliver(ctx, r, message, row.fresh, at)
 	}
@@ -102,7 +102,7 @@ func undelivered(e *events.Event, reason string) []*events.Event {
 	return []*events.Event{events.New(e.Login, e.N, &events.Undelivered{Factor: events.SMS, Reason: reason})}
 }
 
-// expiry is until when the code of a message is good that a provider takes at the given time.
+// expiry is when the code of a message expires that was accepted at the given time.
 func (d *dispatcher) expiry(wanted *events.Wanted, at time.Time) time.Time {
 	expires := at.Add(d.validity.TTL)
 	if wanted.Deadline.Before(expires) {
@@ -156,7 +156,7 @@ func (d *dispatcher) record(ctx context.Context) error {
 	})
 }
 
-// pretend takes a decoy down the road of the last real message. It returns the reason why that one was not delivered.
+// pretend takes as long as the last real message took. It returns the reason why that one was not delivered.
 func (d *dispatcher) pretend(ctx context.Context) (reason string, err error) {
 	last := d.last.Load()
 	timer := time.NewTimer(last.took)
@@ -247,9 +247,9 @@ func reasonOf(failures []error) string {
 	}
 }
 
-// tag names the message of a round at a provider.
-func tag(r round) string {
-	sum := sha256.Sum256([]byte(r.login.EventID(events.StepWanted, r.n)))
+// tag names at a provider the message that an event asks for.
+func tag(event string) string {
+	sum := sha256.Sum256([]byte(event))
 	return hex.EncodeToString(sum[:16])
 }
 

@@ -418,7 +418,7 @@ func (s *site) intend(t *testing.T, d *dispatcher, e *events.Event) {
 
 func (s *site) send(t *testing.T, d *dispatcher, e *events.Event, account int) {
 	t.Helper()
-	m := Message{To: phone, Body: text("ja", "demo", d.codes.Code(e.Login, e.N)), Tag: tag(round{e.Login, e.N})}
+	m := Message{To: phone, Body: text("ja", "demo", d.codes.Code(e.Login, e.N)), Tag: tag(e.ID())}
 	if _, err := d.accounts[account].Send(t.Context(), m); err != nil {
 		t.Fatal(err)
 	}

@@ -10,39 +10,9 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/sekisho/sekisho/services/internal/provider"
 )
-
-// Message is one text message to one phone.
-type Message struct {
-	To       string    // E.164
-	Body     string    // with the code, so it is never logged
-	Tag      string    // names the message at the provider; free of personal data
-	NotAfter time.Time // the provider must not try later than this; zero for no limit
-}
-
-// State is how far a message got. That a provider accepted it, sent it, and that the phone received it are
-// different facts.
-type State string
-
-// The states in their order; a message fails from either of the first two.
-const (
-	StateAccepted State = "accepted"
-	StateSent     State = "sent"
-	StateReceived State = "received"
-	StateFailed   State = "failed"
-)
-
-// Receipt is the provider's word on a message that it knows.
-type Receipt struct {
-	ID    string // the provider's; safe to log
-	State State
-}
-
-// messageID is what the id of a message looks like at any of the providers.
-var messageID = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
 
 // karadenVersion is the API version whose shapes this adapter knows.
 const karadenVersion = "2024-03-01"
@@ -66,13 +36,10 @@ func NewKaraden(c *provider.Client, cfg KaradenConfig) *Karaden {
 	return &Karaden{client: c, config: cfg}
 }
 
-// Name returns "karaden".
-func (k *Karaden) Name() string { return "karaden" }
-
 // Send hands the message over. The errors are those of package provider; a message that Karaden gives up at
 // once is ErrRefused.
 func (k *Karaden) Send(ctx context.Context, m Message) (Receipt, error) {
-	to, err := k.national(m.To)
+	to, err := karadenNumber(m.To)
 	if err != nil {
 		return Receipt{}, err
 	}
@@ -96,7 +63,7 @@ func (k *Karaden) Send(ctx context.Context, m Message) (Receipt, error) {
 
 // Find asks whether Karaden accepted this message before; it is known by its tag.
 func (k *Karaden) Find(ctx context.Context, m Message) (Receipt, bool, error) {
-	to, err := k.national(m.To)
+	to, err := karadenNumber(m.To)
 	if err != nil {
 		return Receipt{}, false, err
 	}
@@ -120,7 +87,7 @@ func (k *Karaden) Find(ctx context.Context, m Message) (Receipt, bool, error) {
 // Status asks how far the message with this id got. ErrRefused if Karaden does not know it.
 func (k *Karaden) Status(ctx context.Context, id string) (State, error) {
 	if !messageID.MatchString(id) {
-		return "", provider.Refuse(k.Name(), "not an id of a message")
+		return "", provider.Refuse("karaden", "not an id of a message")
 	}
 	var receipt Receipt
 	err := k.call(ctx, http.MethodGet, "/messages/"+id, nil, nil, func(r *provider.Response) (err error) {
@@ -146,22 +113,14 @@ func (k *Karaden) call(ctx context.Context, method, path string, query, form url
 	return k.client.Do(ctx, req, decode)
 }
 
-// national turns an E.164 number into the 11 digits that Karaden wants. Only Japanese mobile numbers have
+// karadenNumber turns an E.164 number into the 11 digits that Karaden wants. Only Japanese mobile numbers have
 // that many.
-func (k *Karaden) national(e164 string) (string, error) {
+func karadenNumber(e164 string) (string, error) {
 	digits, ok := strings.CutPrefix(e164, "+81")
 	if !ok || len(digits) != 10 || strings.Trim(digits, "0123456789") != "" {
-		return "", provider.Refuse(k.Name(), "not a Japanese mobile number")
+		return "", provider.Refuse("karaden", "not a Japanese mobile number")
 	}
 	return "0" + digits, nil
-}
-
-// refuseFailed makes an error of a message that was given up as soon as it was accepted.
-func refuseFailed(r Receipt, err error) error {
-	if err == nil && r.State == StateFailed {
-		return fmt.Errorf("message failed at once: %w", provider.ErrRefused)
-	}
-	return err
 }
 
 type karadenMessage struct {

@@ -50,14 +50,6 @@ func newClient(t *testing.T, timeout time.Duration) *provider.Client {
 	return c
 }
 
-// adapter is what both vendors' adapters can do.
-type adapter interface {
-	Name() string
-	Send(context.Context, Message) (Receipt, error)
-	Find(context.Context, Message) (Receipt, bool, error)
-	Status(context.Context, string) (State, error)
-}
-
 func (s simulated) karaden(c *provider.Client) *Karaden {
 	return NewKaraden(c, KaradenConfig{URL: s.url + "/karaden/api", Tenant: "tenant", Token: "karaden-token", ServiceID: 1})
 }
@@ -67,14 +59,14 @@ func (s simulated) twilio(c *provider.Client) *Twilio {
 }
 
 // eachAdapter runs a test with either vendor; name is the provider's at the simulators.
-func eachAdapter(t *testing.T, test func(t *testing.T, sim simulated, name string, with func(*provider.Client) adapter)) {
+func eachAdapter(t *testing.T, test func(t *testing.T, sim simulated, name string, with func(*provider.Client) sender)) {
 	t.Run("karaden", func(t *testing.T) {
 		sim := startSimulators(t)
-		test(t, sim, simulators.SMS, func(c *provider.Client) adapter { return sim.karaden(c) })
+		test(t, sim, simulators.SMS, func(c *provider.Client) sender { return sim.karaden(c) })
 	})
 	t.Run("twilio", func(t *testing.T) {
 		sim := startSimulators(t)
-		test(t, sim, simulators.SMS2, func(c *provider.Client) adapter { return sim.twilio(c) })
+		test(t, sim, simulators.SMS2, func(c *provider.Client) sender { return sim.twilio(c) })
 	})
 }
 
@@ -83,7 +75,7 @@ func codeMessage(tag string) Message {
 }
 
 func TestSendReachesThePhone(t *testing.T) {
-	eachAdapter(t, func(t *testing.T, sim simulated, name string, with func(*provider.Client) adapter) {
+	eachAdapter(t, func(t *testing.T, sim simulated, name string, with func(*provider.Client) sender) {
 		a := with(newClient(t, time.Minute))
 		m := codeMessage("one")
 		receipt, err := a.Send(t.Context(), m)
@@ -108,7 +100,7 @@ func TestSendReachesThePhone(t *testing.T) {
 }
 
 func TestEveryFaultHasItsClass(t *testing.T) {
-	eachAdapter(t, func(t *testing.T, sim simulated, name string, with func(*provider.Client) adapter) {
+	eachAdapter(t, func(t *testing.T, sim simulated, name string, with func(*provider.Client) sender) {
 		for mode, want := range map[simulators.Mode]error{
 			simulators.Error:   provider.ErrUnavailable,
 			simulators.Garbage: provider.ErrUnavailable,
@@ -160,7 +152,7 @@ func TestEveryFaultHasItsClass(t *testing.T) {
 
 // The answer is lost but not the message: who asks before sending again sends once.
 func TestFindAfterALostAnswer(t *testing.T) {
-	eachAdapter(t, func(t *testing.T, sim simulated, name string, with func(*provider.Client) adapter) {
+	eachAdapter(t, func(t *testing.T, sim simulated, name string, with func(*provider.Client) sender) {
 		for _, mode := range []simulators.Mode{simulators.Error, simulators.Garbage, simulators.Reset, simulators.Hang} {
 			t.Run(string(mode), func(t *testing.T) {
 				m := codeMessage(string(mode))
@@ -197,7 +189,7 @@ func TestFindAfterALostAnswer(t *testing.T) {
 }
 
 func TestBadCredentialsAreOurFault(t *testing.T) {
-	eachAdapter(t, func(t *testing.T, sim simulated, name string, with func(*provider.Client) adapter) {
+	eachAdapter(t, func(t *testing.T, sim simulated, name string, with func(*provider.Client) sender) {
 		a := with(newClient(t, time.Minute))
 		switch a := a.(type) {
 		case *Karaden:
@@ -212,7 +204,7 @@ func TestBadCredentialsAreOurFault(t *testing.T) {
 }
 
 func TestRefusedMessages(t *testing.T) {
-	eachAdapter(t, func(t *testing.T, sim simulated, name string, with func(*provider.Client) adapter) {
+	eachAdapter(t, func(t *testing.T, sim simulated, name string, with func(*provider.Client) sender) {
 		a := with(newClient(t, time.Minute))
 		long := codeMessage("long")
 		long.Body = strings.Repeat("あ", 1601)

@@ -2,8 +2,6 @@ package smsdispatcher
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"fmt"
 	"regexp"
 	"time"
@@ -22,7 +20,7 @@ const (
 	noticeWait      = 10 * time.Millisecond // for a batch to fill
 	noticeRetry     = time.Minute           // after the first try at least; doubles with each
 	noticeRetryMost = time.Hour
-	noticeFor       = 24 * time.Hour // a change that is older is told no more
+	noticeFor       = 24 * time.Hour // a change that is older is not told any more
 )
 
 // notices tell users of the phones that are added to their accounts or removed, so that a thief who adds one is seen.
@@ -44,7 +42,7 @@ type notices struct {
 func newNotices(env *runtime.Env, d *dispatcher, patience time.Duration) *notices {
 	return &notices{
 		dispatcher: d, bus: env.Bus, perUser: env.Config.Limits.NoticesPerUser,
-		concurrent: d.deliveries.concurrent, // what is spared of the providers for what no login waits for
+		concurrent: d.deliveries.concurrent, // the providers' share for what no login waits for
 		retry:      max(noticeRetry, patience), fresh: make(chan struct{}, 1),
 	}
 }
@@ -60,7 +58,7 @@ type notice struct {
 
 // follow writes the changes of phones down until ctx ends.
 func (n *notices) follow(ctx context.Context) error {
-	return n.bus.Batches(ctx, "ACCOUNT", noticeBatch, noticeWait, n.intend)
+	return n.bus.Batches(ctx, bus.StreamAccount, noticeBatch, noticeWait, n.intend)
 }
 
 // change is a subject of a change that is told. Names of phones are not: they are the user's alone.
@@ -170,7 +168,7 @@ func (n *notices) try(ctx context.Context, told notice) error {
 		return n.finish(ctx, told, "", Receipt{State: stateDropped})
 	}
 	by, receipt, failures := n.hand(ctx, Message{
-		To: number, Body: noticeText(locale, told.Kind, told.Changed), Tag: noticeTag(told.Event), NotAfter: expires,
+		To: number, Body: noticeText(locale, told.Kind, told.Changed), Tag: tag(told.Event), NotAfter: expires,
 	}, told.Tries == 0)
 	switch {
 	case by != "":
@@ -195,10 +193,4 @@ func (n *notices) finish(ctx context.Context, told notice, by string, receipt Re
 		return fmt.Errorf("smsdispatcher: record a notice: %w", err)
 	}
 	return nil
-}
-
-// noticeTag names the message of a notice at a provider.
-func noticeTag(event string) string {
-	sum := sha256.Sum256([]byte(event))
-	return hex.EncodeToString(sum[:16])
 }

@@ -34,15 +34,6 @@ const Name = "smsdispatcher"
 // Service is the worker.
 var Service = runtime.Service{Name: Name, Build: Build}
 
-// A sender is a vendor's API.
-type sender interface {
-	Send(ctx context.Context, m Message) (Receipt, error)
-	// Find asks whether this very message was accepted before.
-	Find(ctx context.Context, m Message) (Receipt, bool, error)
-	// Status asks how far the message with the vendor's id got.
-	Status(ctx context.Context, id string) (State, error)
-}
-
 // An account is one configured provider.
 type account struct {
 	sender
@@ -57,7 +48,7 @@ type account struct {
 const statusShare = 4
 
 // Build makes the worker.
-func Build(ctx context.Context, env *runtime.Env) (*runtime.Worker, error) {
+func Build(_ context.Context, env *runtime.Env) (*runtime.Worker, error) {
 	d, err := newDispatcher(env)
 	if err != nil {
 		return nil, err

@@ -171,7 +171,7 @@ func (s *store) insert(ctx context.Context, list []intent) (map[round]struct{}, 
 	return fresh, nil
 }
 
-// find tells why there are intents that were not written: the number, an earlier row, or else a limit.
+// find fills in why intents at some places of the list were not written: the number, an earlier row, or else a limit.
 func (s *store) find(ctx context.Context, list []intent, places []int, found []send) error {
 	if len(places) == 0 {
 		return nil
@@ -224,9 +224,9 @@ const (
 	closeWait    = 5 * time.Second // for the last receipts of a worker that stops
 )
 
-// accept has it recorded that a provider took the message of a round, together with others. Nobody waits for that: what a
-// process leaves that dies before is an intent, and the next one sees from the event, or hears from the providers, that the
-// message is out. Should the event be out and acked, all that is lost is what became of the message later.
+// accept keeps the receipt of a round's message, which record writes down together with others. Nobody waits for that. If the
+// process dies before, the row stays an intent, and the next delivery learns from the event, or from the providers, that the
+// message is out. If the event has been acked, there is no next delivery, and what became of the message is never asked.
 func (s *store) accept(a accepted) {
 	s.mu.Lock()
 	s.receipts[a.round] = a

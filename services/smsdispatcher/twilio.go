@@ -36,9 +36,6 @@ func NewTwilio(c *provider.Client, cfg TwilioConfig) *Twilio {
 	return &Twilio{client: c, config: cfg, now: time.Now}
 }
 
-// Name returns "twilio".
-func (t *Twilio) Name() string { return "twilio" }
-
 // Send hands the message over. The errors are those of package provider; a message that is past its
 // NotAfter, or that Twilio gives up at once, is ErrRefused.
 func (t *Twilio) Send(ctx context.Context, m Message) (Receipt, error) {
@@ -46,7 +43,7 @@ func (t *Twilio) Send(ctx context.Context, m Message) (Receipt, error) {
 	if !m.NotAfter.IsZero() {
 		validity := min(m.NotAfter.Sub(t.now()), twilioMaxValidity) / time.Second
 		if validity < 1 {
-			return Receipt{}, provider.Refuse(t.Name(), "message is past its time")
+			return Receipt{}, provider.Refuse("twilio", "message is past its time")
 		}
 		form.Set("ValidityPeriod", strconv.Itoa(int(validity)))
 	}
@@ -81,7 +78,7 @@ func (t *Twilio) Find(ctx context.Context, m Message) (Receipt, bool, error) {
 // Status asks how far the message with this id got. ErrRefused if Twilio does not know it.
 func (t *Twilio) Status(ctx context.Context, id string) (State, error) {
 	if !messageID.MatchString(id) {
-		return "", provider.Refuse(t.Name(), "not an id of a message")
+		return "", provider.Refuse("twilio", "not an id of a message")
 	}
 	var receipt Receipt
 	err := t.call(ctx, http.MethodGet, "/Messages/"+id+".json", nil, nil, func(r *provider.Response) (err error) {

@@ -21,7 +21,7 @@ type Stored struct {
 	Data     []byte
 }
 
-// batchRetry is how long a batch that failed waits.
+// batchRetry is how long after a failure a batch is tried again.
 const batchRetry = 2 * time.Second
 
 // A follower takes one stream in batches through its durable consumer.
@@ -30,14 +30,14 @@ type follower struct {
 	stream, name string
 	consumer     jetstream.Consumer
 
-	// Of a worker that follows its streams alone, which settles a batch with one request: everything up to done is settled. It
-	// knows that only while placed; else it begins anew behind the last that the broker knows to be settled.
+	// A worker that follows its streams alone settles a batch with one request: everything up to done is settled then. done is
+	// known only while placed. Otherwise the broker is asked for the first message that is not settled.
 	alone, placed bool
 	done          uint64
 }
 
 // Batches hands whole streams of the table's row over in batches of at most `most` messages, waiting at most `wait` for
-// a batch to fill, until ctx ends. When fn returns nil the batch is settled, else it comes again; so fn must take
+// a batch to fill, until ctx ends. When fn returns nil the batch is settled, else it comes again; so fn must tolerate
 // repetitions.
 func (b *Bus) Batches(ctx context.Context, stream string, most int, wait time.Duration, fn func(ctx context.Context, batch []Stored) error) error {
 	f := &follower{js: b.js, stream: stream, name: batchConsumer(b.worker, stream), alone: alone(b.worker)}
@@ -97,8 +97,8 @@ func (f *follower) batch(ctx context.Context, most int, wait time.Duration, fn f
 	return len(batch), f.settle(ctx, messages, batch)
 }
 
-// gather waits for a message, and takes with it what has come when `wait` is over: taken at once, messages cost a fraction of what
-// each costs that is handed over when it comes. It returns none when the broker has said nothing for long, or ctx has ended.
+// gather waits for a message, and then for `wait`, and returns what has come by then: messages that are fetched together cost a
+// fraction of what they cost one by one. It returns none when the broker had none for long, or ctx has ended.
 func gather(ctx context.Context, c jetstream.Consumer, most int, wait time.Duration) ([]jetstream.Msg, error) {
 	first, err := c.Next(jetstream.FetchContext(ctx), jetstream.FetchHeartbeat(2*time.Second))
 	if err != nil {
@@ -122,7 +122,7 @@ func gather(ctx context.Context, c jetstream.Consumer, most int, wait time.Durat
 	return messages, nil
 }
 
-// settle tells the broker that a batch is done: one by one, or with one request where nothing can be passed over by that.
+// settle tells the broker that a batch is done: with one request if no message before its end can be missing, else one by one.
 func (f *follower) settle(ctx context.Context, messages []jetstream.Msg, batch []Stored) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleWait)
 	defer cancel()
@@ -149,8 +149,8 @@ func follows(done uint64, batch []Stored) bool {
 	return true
 }
 
-// reset moves the consumer to a message, so that all before it is settled and nothing is on its way; with 0 to the first one that
-// is not settled.
+// reset moves the consumer to a message: everything before it is settled then, and nothing is in flight. With 0 it moves to the
+// first message that is not settled.
 func (f *follower) reset(ctx context.Context, next uint64) error {
 	at, err := f.js.ResetConsumerToSequence(ctx, f.stream, f.name, next)
 	if err != nil {

@@ -41,7 +41,7 @@ type Bus struct {
 	worker  string
 	nc      *nats.Conn
 	js      jetstream.JetStream
-	trees   *trees
+	getter  *getter
 	log     zerolog.Logger
 	now     func() time.Time
 	metrics *metrics
@@ -68,7 +68,7 @@ func Connect(cfg Config) (*Bus, error) {
 		nc.Close()
 		return nil, fmt.Errorf("bus: %w", err)
 	}
-	return &Bus{worker: cfg.Worker, nc: nc, js: js, trees: newTrees(nc), log: cfg.Log, now: cfg.Now, metrics: newMetrics(cfg.Metrics)}, nil
+	return &Bus{worker: cfg.Worker, nc: nc, js: js, getter: newGetter(nc), log: cfg.Log, now: cfg.Now, metrics: newMetrics(cfg.Metrics)}, nil
 }
 
 // Dial connects a NATS user. A broker that asks for no credentials is accepted on a loopback address only: elsewhere

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -18,12 +19,10 @@ import (
 )
 
 const (
-	// panics is after how many deliveries an event whose handler panics is given up.
+	// panics is the number of deliveries after which an event is given up whose handler panics.
 	panics = 5
 	// firstRetry and lastRetry bound the growing delay of an event whose handler failed.
 	firstRetry, lastRetry = 100 * time.Millisecond, 5 * time.Second
-	// longestLogin is when an event whose deadline is not known is past it: no login lives longer.
-	longestLogin = 10 * time.Minute
 	// drainWait is how long handlers that run may go on after the worker was told to stop. What they have not finished
 	// then is handed to another instance.
 	drainWait = 8 * time.Second
@@ -38,37 +37,55 @@ func (b *Bus) Run(ctx context.Context, handlers ...Handler) error {
 	defer cancel()
 	stop := context.AfterFunc(ctx, func() { time.AfterFunc(drainWait, cancel) })
 	defer stop()
-	byStep := make(map[events.Step]Handler, len(handlers))
+	byStep := make(map[string]Handler, len(handlers))
 	group, ctx := errgroup.WithContext(ctx)
 	for _, h := range handlers {
-		stream := streamLogin
-		if h.timer != nil {
-			stream = streamTimer
-		} else {
-			byStep[h.step] = h
+		if h.stream == streamLogin {
+			byStep[h.name] = h
 		}
-		group.Go(func() error {
-			return b.consume(ctx, work, stream, h.name(), h.concurrency, h.deliver, b.handleOne(h))
-		})
+		group.Go(func() error { return b.consume(ctx, work, h, b.handleOne(h)) })
 	}
 	if len(byStep) > 0 {
-		group.Go(func() error { return b.consume(ctx, work, streamRedo, "redo", 1, handOver, b.redoOne(byStep)) })
+		group.Go(func() error { return b.consume(ctx, work, redoHandler, b.redoOne(byStep)) })
 	}
 	return group.Wait()
 }
 
-// A task is what is done with one delivery. Its context ends when a worker that stops can wait no longer.
+// Provisioned fails when a consumer that [Bus.Run] needs for the handlers is not there. A worker that starts before
+// `sekisho setup` has run asks until it is.
+func (b *Bus) Provisioned(ctx context.Context, handlers ...Handler) error {
+	if len(handlers) == 0 {
+		return nil
+	}
+	for _, h := range append(slices.Clip(handlers), redoHandler) {
+		if _, err := b.consumer(ctx, h); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// consumer finds the handler's durable consumer.
+func (b *Bus) consumer(ctx context.Context, h Handler) (jetstream.Consumer, error) {
+	name := consumerName(b.worker, h.name)
+	c, err := b.js.Consumer(ctx, h.stream, name)
+	if err != nil {
+		return nil, fmt.Errorf("bus: consumer %s: %w", name, err)
+	}
+	return c, nil
+}
+
+// A task handles one message. Its context ends when a stopping worker can wait no longer.
 type task func(ctx context.Context, msg jetstream.Msg)
 
-// consume runs a task for each message of a durable consumer, at most n at once, until ctx ends.
-func (b *Bus) consume(ctx, work context.Context, stream, what string, n int, deliver delivery, do task) error {
-	name := consumerName(b.worker, what)
-	c, err := b.js.Consumer(ctx, stream, name)
+// consume runs a task for each message of the handler's consumer, as many at once as the handler may run, until ctx ends.
+func (b *Bus) consume(ctx, work context.Context, h Handler, do task) error {
+	c, err := b.consumer(ctx, h)
 	if ctx.Err() != nil {
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("bus: consumer %s: %w", name, err)
+		return err
 	}
 	var running sync.WaitGroup
 	defer running.Wait()
@@ -82,7 +99,7 @@ func (b *Bus) consume(ctx, work context.Context, stream, what string, n int, del
 	}
 	take := func(msg jetstream.Msg) {
 		if ctx.Err() != nil {
-			b.handBack(msg, what)
+			b.handBack(msg, h.name)
 			return
 		}
 		select {
@@ -90,7 +107,7 @@ func (b *Bus) consume(ctx, work context.Context, stream, what string, n int, del
 			return
 		default:
 		}
-		if started < n {
+		if started < h.concurrency {
 			started++
 			running.Go(func() { handle(msg) })
 			return
@@ -98,29 +115,30 @@ func (b *Bus) consume(ctx, work context.Context, stream, what string, n int, del
 		select {
 		case waiting <- msg:
 		case <-ctx.Done():
-			b.handBack(msg, what)
+			b.handBack(msg, h.name)
 		}
 	}
 	watching, stop := context.WithCancel(ctx)
 	defer stop()
-	running.Go(func() { b.watchLag(watching, what, c) })
+	running.Go(func() { b.watchLag(watching, h.name, c) })
 	trouble := func(err error) {
 		if ctx.Err() == nil {
-			b.log.Warn().Err(err).Str("step", what).Msg("consumer is in trouble")
+			b.log.Warn().Err(err).Str("step", h.name).Msg("consumer is in trouble")
 		}
 	}
-	if err := deliver(ctx, c, 2*n, take, trouble); err != nil { // what waits in the client ages against the ack wait, so little is fetched ahead
-		return fmt.Errorf("bus: consumer %s: %w", name, err)
+	// What waits in the client ages against the ack wait, so little is fetched ahead.
+	if err := h.deliver(ctx, c, 2*h.concurrency, take, trouble); err != nil {
+		return fmt.Errorf("bus: consumer %s: %w", consumerName(b.worker, h.name), err)
 	}
 	return nil
 }
 
 var errGone = errors.New("it is gone")
 
-// A delivery takes what a consumer has until ctx ends, at most so many messages at once.
+// A delivery is a way to get the messages of a consumer until ctx ends: [handOver] or [collect]. It fetches at most `most` ahead.
 type delivery func(ctx context.Context, c jetstream.Consumer, most int, take func(jetstream.Msg), trouble func(error)) error
 
-// handOver is the [delivery] of each message when it comes.
+// handOver delivers each message when it comes.
 func handOver(ctx context.Context, c jetstream.Consumer, most int, take func(jetstream.Msg), trouble func(error)) error {
 	sub, err := c.Consume(take, jetstream.PullMaxMessages(most),
 		jetstream.ConsumeErrHandler(func(_ jetstream.ConsumeContext, err error) { trouble(err) }))
@@ -137,7 +155,7 @@ func handOver(ctx context.Context, c jetstream.Consumer, most int, take func(jet
 	}
 }
 
-// collect is the [delivery] of many messages at once, a moment later.
+// collect delivers messages many at a time, a moment after the first of them has come.
 func collect(ctx context.Context, c jetstream.Consumer, most int, take func(jetstream.Msg), trouble func(error)) error {
 	for ctx.Err() == nil {
 		messages, err := gather(ctx, c, most, unhurriedWait)
@@ -172,21 +190,27 @@ func (b *Bus) handleOne(h Handler) task {
 			b.log.Error().Err(err).Msg("message is not from JetStream")
 			return
 		}
-		var e *events.Event
-		if h.timer == nil {
-			if e, err = events.Read(msg.Subject(), msg.Headers(), msg.Data()); err != nil {
-				b.settle(ctx, msg, h, nil, Permanent(err), start)
-				return
-			}
-			e.Stored, e.Sequence = meta.Timestamp, meta.Sequence.Stream
-			trustExpiry(e)
-			if !h.late && b.pastDeadline(e) {
-				b.settle(ctx, msg, h, e, errLate, start)
-				return
-			}
+		if h.timer != nil {
+			b.settle(ctx, msg, h, nil, b.runHandler(ctx, msg, h, nil), start)
+			return
 		}
-		b.settle(ctx, msg, h, e, b.runHandler(ctx, msg, h, e), start)
+		e, err := events.Read(msg.Subject(), msg.Headers(), msg.Data())
+		if err != nil {
+			b.settle(ctx, msg, h, nil, Permanent(err), start)
+			return
+		}
+		e.Stored, e.Sequence = meta.Timestamp, meta.Sequence.Stream
+		b.settle(ctx, msg, h, e, b.handleInTime(ctx, msg, h, e), start)
 	}
+}
+
+// handleInTime runs the handler, unless the login's deadline has passed and the handler has no use for late events.
+func (b *Bus) handleInTime(ctx context.Context, msg jetstream.Msg, h Handler, e *events.Event) error {
+	trustExpiry(e)
+	if !h.late && b.pastDeadline(e) {
+		return errLate
+	}
+	return b.runHandler(ctx, msg, h, e)
 }
 
 // trustExpiry drops a deadline that the login's gateway wrote: only the broker's clock and the workers bound a login.
@@ -200,7 +224,7 @@ func (b *Bus) pastDeadline(e *events.Event) bool {
 	if !e.Expires.IsZero() {
 		return !b.now().Before(e.Expires)
 	}
-	return b.now().After(e.Stored.Add(longestLogin))
+	return b.now().After(e.Stored.Add(events.MaxDeadline)) // no login lives longer, whatever its deadline is
 }
 
 var (
@@ -217,7 +241,7 @@ func (b *Bus) runHandler(ctx context.Context, msg jetstream.Msg, h Handler, e *e
 	defer func() {
 		if p := recover(); p != nil {
 			err = errPanic
-			b.log.Error().Str("step", h.name()).Str("panic", fmt.Sprintf("%T", p)).Bytes("stack", debug.Stack()).Msg("handler panicked")
+			b.log.Error().Str("step", h.name).Str("panic", fmt.Sprintf("%T", p)).Bytes("stack", debug.Stack()).Msg("handler panicked")
 		}
 	}()
 	var out []*events.Event
@@ -277,14 +301,13 @@ func (b *Bus) settle(ctx context.Context, msg jetstream.Msg, h Handler, e *event
 	case isPermanent:
 		outcome, settled = outcomeDead, b.bury(ctx, msg, err.Error(), nil)
 	case ctx.Err() != nil:
-		b.handBack(msg, h.name())
+		b.handBack(msg, h.name)
 		return
+	case errors.Is(err, ErrStale) && deliveries > staleTries:
+		// The events that are missing will never come: they were not decodable, or were never published.
+		outcome, settled = outcomeDead, b.bury(ctx, msg, err.Error(), nil)
 	case wantsRetry:
 		outcome, settled = outcomeRetried, msg.NakWithDelay(after.delay)
-		if errors.Is(after.err, ErrStale) && deliveries > staleTries {
-			// The events that are missing will never come: they were not decodable, or were never published.
-			outcome, settled = outcomeDead, b.bury(ctx, msg, err.Error(), nil)
-		}
 	case errors.Is(err, errPanic) && deliveries >= panics:
 		outcome, settled = outcomeDead, b.bury(ctx, msg, err.Error(), e)
 	case e != nil && !h.late && b.pastDeadline(e):
@@ -295,7 +318,7 @@ func (b *Bus) settle(ctx context.Context, msg jetstream.Msg, h Handler, e *event
 	b.report(h, e, outcome, err, settled, deliveries, time.Since(start))
 }
 
-// staleTries is how often a read that is behind is tried again; with staleWait and the broker's election time in mind.
+// staleTries is how often a read that is behind is tried again: staleWait apart, for longer than an election of the broker takes.
 const staleTries = 500
 
 // backoff doubles with each delivery, with jitter so that a burst of failures does not come back as a burst.
@@ -376,8 +399,8 @@ func headerText(s string) string {
 
 // report writes the one line of an event and counts it.
 func (b *Bus) report(h Handler, e *events.Event, outcome string, err, settled error, deliveries uint64, took time.Duration) {
-	b.metrics.events.WithLabelValues(h.name(), outcome).Inc()
-	b.metrics.duration.WithLabelValues(h.name()).Observe(took.Seconds())
+	b.metrics.events.WithLabelValues(h.name, outcome).Inc()
+	b.metrics.duration.WithLabelValues(h.name).Observe(took.Seconds())
 	line := b.log.Info()
 	if outcome == outcomeFailed || outcome == outcomeDead || settled != nil {
 		line = b.log.Error()
@@ -385,7 +408,7 @@ func (b *Bus) report(h Handler, e *events.Event, outcome string, err, settled er
 	if line == nil {
 		return
 	}
-	line = line.Str("step", h.name()).Str("outcome", outcome).Dur("duration", took)
+	line = line.Str("step", h.name).Str("outcome", outcome).Dur("duration", took)
 	if e != nil {
 		line = line.Stringer("login", e.Login).Str("event", e.ID())
 	}
@@ -396,15 +419,14 @@ func (b *Bus) report(h Handler, e *events.Event, outcome string, err, settled er
 }
 
 // redoOne handles an event of LOGIN again: the message redo.<worker>.<step>.<gateway>.<login>[.<n>] only names it.
-func (b *Bus) redoOne(byStep map[events.Step]Handler) task {
+func (b *Bus) redoOne(byStep map[string]Handler) task {
 	return func(ctx context.Context, msg jetstream.Msg) {
 		start := time.Now()
 		subject := "login." + strings.TrimPrefix(msg.Subject(), "redo."+b.worker+".")
-		redo := Handler{step: "redo"}
 		login, step, n, err := events.ParseSubject(subject)
-		h, ok := byStep[step]
+		h, ok := byStep[string(step)]
 		if err != nil || !ok {
-			b.settle(ctx, msg, redo, nil, Permanent(fmt.Errorf("%s does not handle %q", b.worker, subject)), start)
+			b.settle(ctx, msg, redoHandler, nil, Permanent(fmt.Errorf("%s does not handle %q", b.worker, subject)), start)
 			return
 		}
 		e, err := b.Event(ctx, login, step, n)
@@ -412,14 +434,10 @@ func (b *Bus) redoOne(byStep map[events.Step]Handler) task {
 			err = Permanent(err)
 		}
 		if err == nil {
-			trustExpiry(e)
-			if !h.late && b.pastDeadline(e) {
-				err = errLate
-			} else {
-				err = b.runHandler(ctx, msg, h, e)
-			}
+			err = b.handleInTime(ctx, msg, h, e)
 		}
-		redo.timeout, redo.late = h.timeout, h.late
+		redo := redoHandler
+		redo.late = h.late
 		b.settle(ctx, msg, redo, e, err, start)
 	}
 }

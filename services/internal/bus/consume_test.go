@@ -171,6 +171,34 @@ func TestDeadLetters(t *testing.T) {
 	broker.Await(t, in.Login, events.StepUndelivered, 1)
 }
 
+// A history that never becomes whole is given up after many tries, and its event is delivered no more.
+func TestStaleForEver(t *testing.T) {
+	broker := testenv.NATS(t)
+	b := broker.Bus(t, "smsdispatcher")
+	stop := testenv.Start(t, b, bus.On(func(context.Context, *events.Event, *events.Wanted) ([]*events.Event, error) {
+		return nil, bus.RetryAfter(time.Nanosecond, bus.ErrStale)
+	}))
+	in := wanted(t, soon())
+	broker.Publish(t, in)
+	if letter := dead(t, broker, "smsdispatcher", in.Subject()); !strings.Contains(letter.Header.Get(bus.DeadReason), bus.ErrStale.Error()) {
+		t.Errorf("reason %q", letter.Header.Get(bus.DeadReason))
+	}
+	stop()
+	position := consumer(t, broker, "LOGIN", "smsdispatcher-wanted")
+	for deadline := time.Now().Add(20 * time.Second); ; {
+		info, err := position.Info(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if info.NumAckPending == 0 {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("its event is delivered again and again")
+		}
+	}
+}
+
 // A handler that always panics is given up after five deliveries, and the login ends.
 func TestPanicEndsLogin(t *testing.T) {
 	broker := testenv.NATS(t)

@@ -11,7 +11,8 @@ import (
 
 // A Handler is bound to one step, and so to one durable consumer. Make one with [On] or [OnTimer].
 type Handler struct {
-	step        events.Step // "" for timers
+	stream      string
+	name        string // of the step, or timerName, or redoName: the second part of the consumer's name
 	run         func(ctx context.Context, e *events.Event) ([]*events.Event, error)
 	timer       func(ctx context.Context, login events.Login) ([]*events.Event, error)
 	concurrency int
@@ -25,7 +26,7 @@ const (
 	// database, and those who wait for the same statement share it: more of them make larger batches, not more load.
 	defaultConcurrency = 128
 	defaultTimeout     = 30 * time.Second
-	// unhurriedWait is how long an event waits for others where nobody waits for it.
+	// unhurriedWait is how long an event of an unhurried handler waits for others, to be fetched together with them.
 	unhurriedWait = 200 * time.Millisecond
 )
 
@@ -33,7 +34,7 @@ const (
 func On[T events.Data](fn func(ctx context.Context, e *events.Event, data T) ([]*events.Event, error)) Handler {
 	var zero T
 	return Handler{
-		step: zero.Step(), concurrency: defaultConcurrency, timeout: defaultTimeout, deliver: handOver,
+		stream: streamLogin, name: string(zero.Step()), concurrency: defaultConcurrency, timeout: defaultTimeout, deliver: handOver,
 		run: func(ctx context.Context, e *events.Event) ([]*events.Event, error) {
 			return fn(ctx, e, e.Data.(T))
 		},
@@ -42,7 +43,10 @@ func On[T events.Data](fn func(ctx context.Context, e *events.Event, data T) ([]
 
 // OnTimer binds a function to the deadlines that [Bus.Schedule] asked for.
 func OnTimer(fn func(ctx context.Context, login events.Login) ([]*events.Event, error)) Handler {
-	return Handler{timer: fn, concurrency: defaultConcurrency, timeout: defaultTimeout, deliver: handOver, late: true}
+	return Handler{
+		stream: streamTimer, name: timerName, concurrency: defaultConcurrency, timeout: defaultTimeout, deliver: handOver, late: true,
+		timer: fn,
+	}
 }
 
 // Concurrency sets how many of the handler run at once in this process.
@@ -51,19 +55,15 @@ func (h Handler) Concurrency(n int) Handler { h.concurrency = n; return h }
 // Timeout bounds one run of the handler.
 func (h Handler) Timeout(d time.Duration) Handler { h.timeout = d; return h }
 
-// Unhurried says that nobody waits for what the handler does: events wait a moment and come many at once, which costs the broker less.
+// Unhurried says that nobody waits for what the handler does: events wait a moment and are fetched many at a time, which
+// costs the broker less.
 func (h Handler) Unhurried() Handler { h.deliver = collect; return h }
 
 // Late makes the handler see events after their login's deadline too. Others do no work then: `lapsed` is published instead.
 func (h Handler) Late() Handler { h.late = true; return h }
 
-// name is the second part of the consumer's name.
-func (h Handler) name() string {
-	if h.timer != nil {
-		return "timer"
-	}
-	return string(h.step)
-}
+// redoHandler stands for the consumer of REDO, whose messages are handled by the handlers of the steps that they name.
+var redoHandler = Handler{stream: streamRedo, name: redoName, concurrency: 1, deliver: handOver}
 
 type permanent struct{ err error }
 

@@ -32,9 +32,9 @@ var ErrStale = errors.New("history is behind the event that asked for it")
 // staleWait is how soon a read that was behind is tried again.
 const staleWait = 20 * time.Millisecond
 
-// History reads the login of an event, or of that what is of some steps: each one that is left out saves the broker a message. It
-// holds that event and everything before it, or the error is a [RetryAfter] that wraps [ErrStale]: direct gets are answered by any
-// replica, which may be a moment behind.
+// History reads the login of an event: all of it, or some steps, since each one that is left out saves the broker a message. What it
+// returns holds that event and everything before it. Otherwise the error is a [RetryAfter] that wraps [ErrStale]: any replica may answer
+// a direct get, and one may be a moment behind.
 func (b *Bus) History(ctx context.Context, trigger *events.Event, steps ...events.Step) (History, error) {
 	if len(steps) > 0 {
 		return b.partOf(ctx, trigger, steps)
@@ -58,7 +58,7 @@ func (b *Bus) History(ctx context.Context, trigger *events.Event, steps ...event
 	return h, nil
 }
 
-// partOf does not ask for the trigger, where that is possible: a replica says how far it is when it has found anything.
+// partOf reads some steps. It asks for the trigger only if there is nothing else: a replica that has found anything says how far it is.
 func (b *Bus) partOf(ctx context.Context, trigger *events.Event, steps []events.Step) (History, error) {
 	others := subjects(trigger.Login, slices.DeleteFunc(slices.Clone(steps), func(s events.Step) bool { return s == trigger.Step && trigger.N == 0 }))
 	h, upTo, err := b.read(ctx, trigger.Login, trigger, 0, others)
@@ -84,8 +84,8 @@ func (b *Bus) Login(ctx context.Context, login events.Login) (History, error) {
 	return h, err
 }
 
-// Since reads those events of a login that are of some steps, whatever their numbers, and that stand behind a place in the stream: what
-// comes before is known to who has read it once, since no event changes. A replica that is behind tells less.
+// Since reads the events of some steps of a login, whatever their numbers, that stand after a place in the stream. Whoever has read
+// what is before it need not read that again, since no event changes. A replica that is behind returns fewer events.
 func (b *Bus) Since(ctx context.Context, login events.Login, place uint64, steps []events.Step) (History, error) {
 	h, _, err := b.read(ctx, login, nil, place+1, subjects(login, steps))
 	return h, err
@@ -109,10 +109,10 @@ func tree(login events.Login) []string {
 	return []string{every, every + ".*"}
 }
 
-// read reads events of a login from a place in the stream on, and tells how far the replica was that answered: 0 if it had none of the
-// subjects. An event that the caller has as it was stored, nil for none, is not decoded again.
+// read reads events of a login from a place in the stream on, and returns the last sequence of the replica that answered: 0 if it had
+// none of the subjects. known is an event that the caller has as it was stored, so that it is not decoded again; nil for none.
 func (b *Bus) read(ctx context.Context, login events.Login, known *events.Event, from uint64, subjects []string) (h History, upTo uint64, err error) {
-	messages, upTo, err := b.trees.read(ctx, streamLogin, from, subjects)
+	messages, upTo, err := b.getter.read(ctx, from, subjects)
 	if err != nil {
 		return nil, 0, fmt.Errorf("bus: history of %s: %w", login, err)
 	}
@@ -146,7 +146,7 @@ func inOrder(h History) {
 func (b *Bus) Event(ctx context.Context, login events.Login, step events.Step, n int) (*events.Event, error) {
 	for {
 		one, cancel := context.WithTimeout(ctx, answerWait)
-		e, err := events.Get(one, b.nc, streamLogin, login, step, n)
+		e, err := events.Get(one, b.nc, login, step, n)
 		cancel()
 		if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil { // the answer got lost
 			continue

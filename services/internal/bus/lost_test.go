@@ -62,7 +62,7 @@ func oracle(t *testing.T, answer func(n int, subjects []string, reply func(statu
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &Bus{worker: "sessionissuer", nc: nc, trees: newTrees(nc), now: time.Now}
+	return &Bus{worker: "sessionissuer", nc: nc, getter: newGetter(nc), now: time.Now}
 }
 
 func cancelledAndLapsed(t *testing.T) (cancelled, lapsed *events.Event) {
@@ -87,7 +87,7 @@ func TestReadOfALostAnswer(t *testing.T) {
 			reply("204", nil)
 		}
 	})
-	b.trees.wait = time.Millisecond
+	b.getter.wait = time.Millisecond
 	h, err := b.Login(t.Context(), cancelled.Login)
 	if err != nil || len(h) != 1 || h[0].ID() != cancelled.ID() {
 		t.Errorf("history %v, %v", h, err)

@@ -34,10 +34,10 @@ func Provision(ctx context.Context, nc *nats.Conn, replicas int) error {
 		return err
 	}
 	// Asked before LOGIN is made: of several who provision at once, one may make LOGIN and another ARCHIVE.
-	_, err = js.Stream(ctx, streamArchive)
+	_, err = js.Stream(ctx, StreamArchive)
 	hadArchive := err == nil
 	if err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
-		return fmt.Errorf("bus: stream %s: %w", streamArchive, err)
+		return fmt.Errorf("bus: stream %s: %w", StreamArchive, err)
 	}
 	madeLogin := false
 	for _, want := range Streams(replicas) {
@@ -49,7 +49,7 @@ func Provision(ctx context.Context, nc *nats.Conn, replicas int) error {
 			madeLogin = made
 		}
 		// A source remembers its place in the stream that it had. A new LOGIN starts at one again.
-		if want.Name == streamArchive && madeLogin && hadArchive {
+		if want.Name == StreamArchive && madeLogin && hadArchive {
 			if err := renewSource(ctx, js, want); err != nil {
 				return err
 			}

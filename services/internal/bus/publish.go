@@ -19,9 +19,6 @@ import (
 // election in a cluster takes up to 6.5 s; asking again earlier does no harm.
 const answerWait = 3 * time.Second
 
-// taken is JetStream's error code for a second message on a subject that takes one.
-const taken jetstream.ErrorCode = 10077
-
 // ErrNotFound says that an event is not in the stream.
 var ErrNotFound = events.ErrNotFound
 
@@ -37,8 +34,8 @@ func (b *Bus) complete(cause, e *events.Event) {
 }
 
 // Publish stores an event that follows from cause (nil for none). When the subject is taken already, the event that is
-// stored is read back, and mine is false: for those who must know who won. A `closed` that its login's `lapsed` keeps out is
-// a [RetryAfter] that wraps [ErrStale]: the history has changed, and with it what follows.
+// stored is read back, and mine is false: for those who must know who won. When the login's
+// `lapsed` keeps a `closed` out, the error is a [RetryAfter] that wraps [ErrStale]: the history has changed, and with it what follows.
 func (b *Bus) Publish(ctx context.Context, cause, e *events.Event) (stored *events.Event, mine bool, err error) {
 	b.complete(cause, e)
 	mine, err = b.store(ctx, e)
@@ -58,7 +55,7 @@ func (b *Bus) Store(ctx context.Context, cause, e *events.Event) error {
 	return b.publishAll(ctx, cause, []*events.Event{e})
 }
 
-// publishAll stores events and takes subjects that are taken for stored: the same step was done before.
+// publishAll stores events. A subject that is taken counts as stored: the same step was done before.
 func (b *Bus) publishAll(ctx context.Context, cause *events.Event, out []*events.Event) error {
 	if len(out) == 1 {
 		b.complete(cause, out[0])
@@ -88,7 +85,7 @@ func (b *Bus) store(ctx context.Context, e *events.Event) (mine bool, err error)
 		return false, Permanent(err)
 	}
 	err = b.publish(ctx, msg)
-	if apiErr, ok := errors.AsType[*jetstream.APIError](err); ok && apiErr.ErrorCode == taken || events.EndedOtherwise(err) {
+	if events.Taken(err) || events.EndedOtherwise(err) {
 		return false, nil
 	}
 	if err != nil {
@@ -125,7 +122,7 @@ func (b *Bus) publish(ctx context.Context, msg *nats.Msg, opts ...jetstream.Publ
 	}
 }
 
-// Lapse says that a login has lapsed, from outside of its events. One that is said to have lapsed already stays so.
+// Lapse says that a login has lapsed, for a caller that is not handling one of its events. If that was said before, nothing happens.
 func (b *Bus) Lapse(ctx context.Context, login events.Login, reason string) error {
 	return b.publishAll(ctx, nil, []*events.Event{events.New(login, 0, &events.Lapsed{Reason: reason})})
 }
@@ -159,7 +156,7 @@ type AccountEvent struct {
 	Source string // the worker that made the change
 	Kind   string
 	User   string          // opaque id
-	Data   json.RawMessage // holds nothing secret or personal
+	Data   json.RawMessage // holds nothing secret or personal; nil: none
 	Time   time.Time       // of the change
 }
 
@@ -169,23 +166,26 @@ func (b *Bus) Account(ctx context.Context, e AccountEvent) error {
 	if !b.nc.IsConnected() {
 		return fmt.Errorf("bus: account.%s: %w", e.Kind, nats.ErrDisconnected)
 	}
-	return b.record(ctx, "account", e.Kind, e.User, e.ID, e.Source, e.Time, e.Data)
+	return b.record(ctx, "account", e)
 }
 
-// AlertOf says that somebody should look at a login. Of a kind there is one alert: an event that is handled again says the same one
+// AlertOf says that somebody should look at a login. A login has one alert of a kind: an event that is handled again gives the same id
 // again. user is the opaque id; data must hold nothing secret or personal.
 func (b *Bus) AlertOf(ctx context.Context, login events.Login, kind, user string, data any) error {
-	return b.record(ctx, "alert", kind, user, login.String()+"/alert/"+kind, b.worker, b.now(), data)
-}
-
-func (b *Bus) record(ctx context.Context, family, kind, user, id, source string, at time.Time, data any) error {
 	body, err := json.Marshal(data)
 	if err != nil {
-		return fmt.Errorf("bus: %s.%s: %w", family, kind, err)
+		return fmt.Errorf("bus: alert.%s: %w", kind, err)
 	}
-	msg := plain(family+"."+kind+"."+user, "sekisho."+family+"."+kind+".v1", id, source, user, at, body)
+	return b.record(ctx, "alert", AccountEvent{
+		ID: login.String() + "/alert/" + kind, Source: b.worker, Kind: kind, User: user, Data: body, Time: b.now(),
+	})
+}
+
+// record stores an event of the stream ACCOUNT; family is "account" or "alert".
+func (b *Bus) record(ctx context.Context, family string, e AccountEvent) error {
+	msg := plain(family+"."+e.Kind+"."+e.User, "sekisho."+family+"."+e.Kind+".v1", e.ID, e.Source, e.User, e.Time, e.Data)
 	if err := b.publish(ctx, msg); err != nil {
-		return fmt.Errorf("bus: %s.%s: %w", family, kind, err)
+		return fmt.Errorf("bus: %s.%s: %w", family, e.Kind, err)
 	}
 	return nil
 }

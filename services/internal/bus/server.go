@@ -22,7 +22,7 @@ import (
 type ServerConfig struct {
 	Addr     string            // host:port to listen on; port 0 picks a free one
 	Dir      string            // JetStream's store
-	Gateways []string          //
+	Gateways []string          // their names
 	Keys     map[string]string // public nkey of each user of Users(Gateways)
 	Sync     bool              // fsync before each ack, as a cluster must; without it a power cut may lose seconds
 	Log      zerolog.Logger
@@ -92,7 +92,7 @@ func checkKeys(cfg ServerConfig) error {
 	return nil
 }
 
-// adopt takes over what an earlier version stored, when all users were in the account that a broker has by default.
+// adopt moves the streams of an earlier version to coreAccount. All users were in the broker's default account then.
 func adopt(dir string) error {
 	const before = "$G"
 	at := func(account string) string { return filepath.Join(dir, "jetstream", account) }

@@ -3,6 +3,7 @@ package bus
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -21,7 +22,7 @@ type Row struct {
 	History  bool          // reads logins by batched direct get
 	Reads    []events.Step // reads single events of logins
 	Streams  []string      // consumes whole streams in batches
-	Alone    bool          // one instance at a time does, and settles whole batches
+	Alone    bool          // follows them in one instance at a time, which settles whole batches
 	Publish  []string      // other subjects
 	Serves   []string      // subjects of requests that it answers
 }
@@ -35,28 +36,29 @@ var Workers = []Row{
 		Publish: []string{"session.revoked.*.*"},
 		Consumes: []events.Step{events.StepAssessed, events.StepRefused, events.StepVerified, events.StepRejected,
 			events.StepUndelivered, events.StepChosen, events.StepCancelled, events.StepLapsed}},
-	{Worker: "smsdispatcher", Consumes: []events.Step{events.StepWanted}, Reads: []events.Step{events.StepChallenged}, Streams: []string{streamAccount}},
+	{Worker: "smsdispatcher", Consumes: []events.Step{events.StepWanted}, Reads: []events.Step{events.StepChallenged}, Streams: []string{StreamAccount}},
 	{Worker: "pushnotifier", Consumes: []events.Step{events.StepWanted, events.StepAnswered}, History: true,
 		Reads:   []events.Step{events.StepChallenged, events.StepRejected, events.StepVerified},
 		Publish: []string{"account.*.*", "alert.*.*", "session.revoked.*.*", events.HintSubject("*", "*")},
-		Streams: []string{streamAccount}, Serves: []string{events.DeviceSubject("*")}},
+		Streams: []string{StreamAccount}, Serves: []string{events.DeviceSubject("*")}},
 	{Worker: "otpvalidator", Consumes: []events.Step{events.StepAnswered}, History: true},
-	{Worker: "recorder", Streams: []string{streamArchive, streamAccount}, Alone: true},
+	{Worker: "recorder", Streams: []string{StreamArchive, StreamAccount}, Alone: true},
 	{Worker: "console", Publish: []string{"account.*.*", "session.revoked.*.*"}},
 }
 
-// heard are the steps that the gateway of the login hears; own are those that it may read back beside them.
-var (
-	heard = []events.Step{events.StepChallenged, events.StepUndelivered, events.StepRejected, events.StepLapsed, events.StepClosed}
-	own   = []events.Step{events.StepRequested, events.StepAnswered, events.StepChosen}
+// ownSteps are the steps that a gateway may read of its logins beside those that it hears.
+var ownSteps = []events.Step{events.StepRequested, events.StepAnswered, events.StepChosen}
+
+// The streams that workers follow as a whole: see [Bus.Batches].
+const (
+	StreamArchive = "ARCHIVE"
+	StreamAccount = "ACCOUNT"
 )
 
-// The streams.
+// The other streams.
 const (
 	streamLogin   = "LOGIN"
 	streamTimer   = "TIMER"
-	streamArchive = "ARCHIVE"
-	streamAccount = "ACCOUNT"
 	streamSession = "SESSION"
 	streamKeys    = "KEYS"
 	streamDead    = "DEAD"
@@ -96,12 +98,12 @@ func Streams(replicas int) []jetstream.StreamConfig {
 	timer.MaxMsgsPerSubject, timer.AllowMsgSchedules, timer.AllowMsgTTL = 1, true, true
 	timer.AllowRollup, timer.DenyPurge = true, false
 
-	archive := stream(streamArchive, 30*24*time.Hour)
+	archive := stream(StreamArchive, 30*24*time.Hour)
 	archive.Description = "All events of all logins. The login's name is in the CloudEvents attributes, not in the subject."
 	archive.Sources = []*jetstream.StreamSource{archiveSource()}
 	archive.Compression = jetstream.S2Compression
 
-	account := stream(streamAccount, 30*24*time.Hour, "account.>", "alert.>")
+	account := stream(StreamAccount, 30*24*time.Hour, "account.>", "alert.>")
 	account.Description = "Changes of accounts, and alerts."
 
 	session := stream(streamSession, 7*24*time.Hour, "session.revoked.>")
@@ -141,34 +143,46 @@ type Consumer struct {
 // Consumers lists the durable consumers as [Provision] makes them: one per worker and step, each with a single filter.
 func Consumers() []Consumer {
 	var all []Consumer
-	pull := func(stream, name, filter string, ack jetstream.AckPolicy) {
-		all = append(all, Consumer{stream, jetstream.ConsumerConfig{
-			Durable: name, FilterSubject: filter, AckPolicy: ack, AckWait: ackWait,
-			DeliverPolicy: jetstream.DeliverAllPolicy, MaxDeliver: -1, MaxAckPending: maxAckPending,
-		}})
-	}
 	for _, w := range Workers {
-		for _, step := range w.Consumes {
-			pull(streamLogin, consumerName(w.Worker, string(step)), "login."+string(step)+".>", jetstream.AckExplicitPolicy)
-		}
-		if len(w.Consumes) > 0 {
-			pull(streamRedo, consumerName(w.Worker, "redo"), "redo."+w.Worker+".>", jetstream.AckExplicitPolicy)
-		}
-		if w.Timer {
-			pull(streamTimer, consumerName(w.Worker, "timer"), "timer.due.>", jetstream.AckExplicitPolicy)
-		}
-		for _, stream := range w.Streams {
-			pull(stream, batchConsumer(w.Worker, stream), "", jetstream.AckExplicitPolicy)
-		}
+		all = append(all, consumersOf(w)...)
 	}
 	return all
 }
+
+func consumersOf(w Row) []Consumer {
+	var all []Consumer
+	pull := func(stream, name, filter string) {
+		all = append(all, Consumer{stream, jetstream.ConsumerConfig{
+			Durable: name, FilterSubject: filter, AckPolicy: jetstream.AckExplicitPolicy, AckWait: ackWait,
+			DeliverPolicy: jetstream.DeliverAllPolicy, MaxDeliver: -1, MaxAckPending: maxAckPending,
+		}})
+	}
+	for _, step := range w.Consumes {
+		pull(streamLogin, consumerName(w.Worker, string(step)), "login."+string(step)+".>")
+	}
+	if len(w.Consumes) > 0 {
+		pull(streamRedo, consumerName(w.Worker, redoName), "redo."+w.Worker+".>")
+	}
+	if w.Timer {
+		pull(streamTimer, consumerName(w.Worker, timerName), "timer.due.>")
+	}
+	for _, stream := range w.Streams {
+		pull(stream, batchConsumer(w.Worker, stream), "")
+	}
+	return all
+}
+
+// Second parts of the names of consumers that belong neither to a step nor to a whole stream.
+const (
+	redoName  = "redo"
+	timerName = "timer"
+)
 
 func consumerName(worker, what string) string { return worker + "-" + what }
 
 // batchConsumer is the consumer of a whole stream: "recorder-archive".
 func batchConsumer(worker, stream string) string {
-	return consumerName(worker, map[string]string{streamArchive: "archive", streamAccount: "account"}[stream])
+	return consumerName(worker, strings.ToLower(stream))
 }
 
 // alone tells whether one instance of a worker at a time follows its streams.
@@ -220,28 +234,18 @@ func workerUser(w Row) User {
 			publish = append(publish, stepSubjects(step, "*")...)
 		}
 	}
-	for _, c := range Consumers() {
-		if consumerOf(w, c) {
-			name := c.Config.Durable
-			publish = append(publish,
-				"$JS.API.CONSUMER.INFO."+c.Stream+"."+name,
-				"$JS.API.CONSUMER.MSG.NEXT."+c.Stream+"."+name,
-				"$JS.ACK."+c.Stream+"."+name+".>",
-				"$JS.ACK.*.*."+c.Stream+"."+name+".>") // the next form of ack subjects, behind a feature flag in 2.15
-			if w.Alone {
-				publish = append(publish, "$JS.API.CONSUMER.RESET."+c.Stream+"."+name)
-			}
+	for _, c := range consumersOf(w) {
+		name := c.Stream + "." + c.Config.Durable
+		publish = append(publish, "$JS.API.CONSUMER.INFO."+name, "$JS.API.CONSUMER.MSG.NEXT."+name, "$JS.ACK."+name+".>",
+			"$JS.ACK.*.*."+name+".>") // the next form of ack subjects, behind a feature flag in 2.15
+		if w.Alone {
+			publish = append(publish, "$JS.API.CONSUMER.RESET."+name)
 		}
 	}
 	if w.History {
 		publish = append(publish, "$JS.API.DIRECT.GET."+streamLogin)
 	}
-	if len(w.Consumes) > 0 { // a redo names an event of LOGIN
-		for _, step := range w.Consumes {
-			publish = append(publish, directGet(streamLogin, "login."+string(step)+".>"))
-		}
-	}
-	for _, step := range w.Reads {
+	for _, step := range slices.Concat(w.Consumes, w.Reads) { // what it consumes too, since a redo only names the event
 		publish = append(publish, directGet(streamLogin, "login."+string(step)+".>"))
 	}
 	if w.Timer {
@@ -252,21 +256,6 @@ func workerUser(w Row) User {
 		Responds: len(w.Serves) > 0}
 }
 
-// consumerOf tells whether a consumer belongs to a worker.
-func consumerOf(w Row, c Consumer) bool {
-	name := c.Config.Durable
-	switch c.Stream {
-	case streamLogin:
-		return slices.ContainsFunc(w.Consumes, func(s events.Step) bool { return name == consumerName(w.Worker, string(s)) })
-	case streamTimer:
-		return w.Timer
-	case streamRedo:
-		return name == consumerName(w.Worker, "redo")
-	default:
-		return slices.Contains(w.Streams, c.Stream) && name == batchConsumer(w.Worker, c.Stream)
-	}
-}
-
 func gatewayUser(gateway string) User {
 	publish := []string{directGet(streamKeys, "keys.*"), events.DeviceSubject(gateway), "session.revoked." + gateway + ".*",
 		directGet(streamSession, "session.revoked."+gateway+".*")}
@@ -275,14 +264,14 @@ func gatewayUser(gateway string) User {
 			publish = append(publish, stepSubjects(step, gateway)...)
 		}
 	}
-	for _, step := range slices.Concat(heard, own) {
+	for _, step := range slices.Concat(events.Heard, ownSteps) {
 		publish = append(publish, directGet(streamLogin, "login."+string(step)+"."+gateway+".>"))
 	}
 	slices.Sort(publish)
 	// LOGIN says every step again. What is not for gateways is dropped by the broker, for wildcard subscribers too.
 	var unheard []string
 	for step := range events.Steps {
-		if !slices.Contains(heard, step) {
+		if !slices.Contains(events.Heard, step) {
 			unheard = append(unheard, "deliver."+gateway+"."+string(step)+".>")
 		}
 	}
@@ -293,7 +282,7 @@ func gatewayUser(gateway string) User {
 func viewerUser(name string) User {
 	publish := []string{"$JS.API.INFO", "$JS.API.STREAM.NAMES", "$JS.API.STREAM.LIST", "$JS.API.STREAM.INFO.*",
 		"$JS.API.CONSUMER.NAMES.*", "$JS.API.CONSUMER.LIST.*", "$JS.API.CONSUMER.INFO.*.*"}
-	for _, s := range []string{streamLogin, streamArchive, streamAccount, streamDead, streamRedo, streamKeys, streamSession, streamTimer} {
+	for _, s := range []string{streamLogin, StreamArchive, StreamAccount, streamDead, streamRedo, streamKeys, streamSession, streamTimer} {
 		// Batched direct gets read a whole stream. No consumers: who may create one may change one.
 		publish = append(publish, "$JS.API.DIRECT.GET."+s, "$JS.API.DIRECT.GET."+s+".>", "$JS.API.STREAM.MSG.GET."+s)
 	}

@@ -14,9 +14,9 @@ import (
 // ErrClosed is returned by Do after Close.
 var ErrClosed = errors.New("coalesce: group is closed")
 
-// Where that many have come while a batch ran there is a crowd, and the next batch waits a moment for more of it: a batch of ten costs
-// little more than one of three. With less there is room, and nobody waits. A statement takes some 3 ms in a crowd, and a login has
-// eight: what they wait is little beside what they would wait for a processor.
+// A crowd is so many callers who came while a batch ran. Then the next batch waits a moment for more of them, since a batch of ten costs
+// little more than one of three. Fewer callers do not wait. In a crowd a statement takes some 3 ms, and a login has eight: this wait is
+// little beside the wait for a processor that it saves.
 const (
 	crowd  = 3
 	moment = 8 * time.Millisecond
@@ -62,15 +62,15 @@ func New[K comparable, In, Out any](run func(context.Context, []In) ([]Out, erro
 	return &Group[K, In, Out]{run: run, key: key, max: max, most: 1, full: make(chan struct{}, 1)}
 }
 
-// Linger makes every batch wait so long for more callers, unless it is full before: for what no user waits for, so that little of
-// it at a time costs little too. It is called before the first Do.
+// Linger makes every batch that is not full wait that long for more callers. It is for work that no user waits for, which then costs
+// little also when there is little of it. It is called before the first Do.
 func (g *Group[K, In, Out]) Linger(d time.Duration) *Group[K, In, Out] {
 	g.linger = d
 	return g
 }
 
-// Beside lets so many batches run at once while they are small: for what waits for the disk, where one who comes alone would wait for
-// two of its turns. Two that run at once may have the same key. It is called before the first Do.
+// Beside lets up to `most` batches run at once while they are small. It is for work that waits for the disk, where a lone caller would
+// wait for two writes. Batches that run at once may have the same key. It is called before the first Do.
 func (g *Group[K, In, Out]) Beside(most int) *Group[K, In, Out] {
 	g.most = most
 	return g

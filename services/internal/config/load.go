@@ -39,7 +39,7 @@ func Load(path string) (*Config, error) {
 	return c, c.resolve(path)
 }
 
-// FillProviders takes from another file the providers of a kind of which c names none. The file has the sections risk, sms and push;
+// FillProviders takes from another file each kind of provider (risk, sms, push) of which c names none. The file has these sections;
 // it need not exist. `up` keeps its simulators there, so that a worker started alone with the same credentials uses them too.
 func (c *Config) FillProviders(path string) error {
 	data, err := os.ReadFile(path)
@@ -138,8 +138,7 @@ func decode(path string, data []byte, dst any) (*ast.File, error) {
 	return file, nil
 }
 
-// dropNulls takes keys without a value out of a mapping, and gives nil for one that is empty then: the decoder would make their
-// settings zero.
+// dropNulls removes keys without a value, whose settings the decoder would make zero. It returns nil for a mapping that is empty then.
 func dropNulls(node ast.Node) ast.Node {
 	switch n := node.(type) {
 	case nil, *ast.NullNode, *ast.CommentGroupNode:
@@ -160,7 +159,7 @@ func dropNulls(node ast.Node) ast.Node {
 	return node
 }
 
-// located gives an error of the YAML library its place: the message alone, since the library's own text quotes the lines around.
+// located says where an error of the YAML library is, and its message alone, since the library's own text quotes the lines around it.
 func located(path string, err error) error {
 	if at, ok := errors.AsType[yaml.Error](err); ok && at.GetToken() != nil {
 		token := at.GetToken()

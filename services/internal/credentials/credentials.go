@@ -43,13 +43,12 @@ type Folder struct{ dir string }
 // Open names a folder. It need not exist before [Folder.Ensure].
 func Open(dir string) *Folder { return &Folder{dir} }
 
-// Contents says for whom a folder is made.
+// Contents says for whom a folder is made. Sealing keys are added by [Folder.RotateSealing].
 type Contents struct {
 	Users   []string // NATS users
 	Roles   []string // PostgreSQL roles
 	Keys    []string // names of secret keys
 	Signing []string // names of private keys that sign
-	Sealing []string // workers that values are sealed to
 }
 
 // Ensure makes what is missing and leaves alone what is there. Several may do so at once.
@@ -206,8 +205,7 @@ func (f *Folder) Password(role string) (string, error) {
 }
 
 // Key is a secret key of [KeySize] bytes: "code" of the codes in text messages, "gateway-<name>" of a gateway's cookies and tokens,
-// "directory" of the stand-ins for users who do not exist, "risk" of
-// the networks that users log in from.
+// "directory" of the stand-ins for users who do not exist, "risk" of the networks that users log in from.
 func (f *Folder) Key(name string) ([]byte, error) {
 	text, err := f.read(filepath.Join("keys", name+".key"))
 	if err != nil {

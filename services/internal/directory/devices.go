@@ -56,8 +56,8 @@ var (
 	ErrTooManyDevices = errors.New("directory: the user has as many devices as a user may have")
 )
 
-// Activate invites a user to enroll a device: once, and within lifetime. A user has one invitation at a time, and it is
-// refused with [ErrTooManyDevices] to who has `most` devices: what a login wakes is bounded. [ErrNotFound] if there is no such user.
+// Activate invites a user to enroll one device within lifetime. A user has one invitation at a time: a new one ends the one before.
+// A user who has `most` devices gets [ErrTooManyDevices], since a login wakes all of them. [ErrNotFound] if there is no such user.
 func (d *Directory) Activate(ctx context.Context, user string, lifetime time.Duration, most int) (code string, expires time.Time, err error) {
 	code = rand.Text() // 130 bits
 	now := d.now()
@@ -123,8 +123,8 @@ func (d *Directory) Enroll(ctx context.Context, code string, device Device, most
 }
 
 // Link records that a user approves at a provider that hosts the approval. Of the Device it takes user, name, account and gateway.
-// Who is linked to that account already stays so: id and name are those of the device that is there. [ErrTooManyDevices] if the
-// user has `most` devices, [ErrNotFound] if there is no such user.
+// If the user is linked to that account already, nothing changes, and id and name are those of the device that is there.
+// [ErrTooManyDevices] if the user has `most` devices, [ErrNotFound] if there is no such user.
 func (d *Directory) Link(ctx context.Context, device Device, most int) (id, name string, err error) {
 	err = d.commit(ctx, func(tx pgx.Tx) error {
 		var user string // held as in Enroll
@@ -159,7 +159,7 @@ type DeviceChange struct {
 	By     string `json:"by,omitempty"` // the device by which the user made it; "": by a session, or an admin
 }
 
-// instead is what a statement that gives no row means.
+// instead returns none if a statement gave no row, and any other error as it is.
 func instead(err, none error) error {
 	if errors.Is(err, pgx.ErrNoRows) {
 		return none
@@ -191,8 +191,8 @@ func (d *Directory) Devices(ctx context.Context, user string) ([]Device, error) 
 	return d.owned.Do(ctx, user)
 }
 
-// QueueDevices has devices looked up by their ids with what else is in a batch: who has to ask the database for something anyway
-// asks both in one go. found gets each device that is there, and the place of its id.
+// QueueDevices adds a look-up of devices by their ids to a batch, for a caller that asks the database for something else too. found
+// gets each device that is there, and the place of its id in ids.
 func QueueDevices(batch *pgx.Batch, ids []string, found func(place int, device Device)) {
 	queueDevices(batch, "id", ids, found)
 }
@@ -222,7 +222,7 @@ func queueDevices(batch *pgx.Batch, column string, values []string, found func(i
 	})
 }
 
-// lookUpDevices is a look-up of devices by itself.
+// lookUpDevices runs a look-up of devices in a batch of its own.
 func (d *Directory) lookUpDevices(queue func(*pgx.Batch, []string, func(int, Device))) func(context.Context, []string) ([][]Device, error) {
 	return func(ctx context.Context, values []string) ([][]Device, error) {
 		out := make([][]Device, len(values))

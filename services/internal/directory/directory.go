@@ -23,7 +23,8 @@ var ErrNotFound = errors.New("directory: no such user")
 // maxBatch is how many requests share a statement. Beyond it the gain is small, and locks are held for longer.
 const maxBatch = 64
 
-// finishLinger is how long what attempts came to waits for more of it. No login waits for that, see [Directory.Finish].
+// finishLinger is how long the results of attempts wait for more of them, to share a statement. No login waits for that: see
+// [Directory.Finish].
 const finishLinger = 10 * time.Millisecond
 
 // A Rule says when failures in a row lock an authenticator.

@@ -36,8 +36,8 @@ func (d *Directory) Account(ctx context.Context, who Who) (*Account, error) {
 	return d.lookups.Do(ctx, &who)
 }
 
-// accountColumns and accountJoins are what an Account is read from, of a user u, if there is one, who came with a device q.device. The parameters
-// $1 and $2 are the time and Rule.After.
+// accountColumns and accountJoins read the Account of a user u, who need not exist, on a device q.device. The parameters $1 and $2 are the
+// time and Rule.After.
 const (
 	accountColumns = `
 		coalesce(u.id, '') AS id, coalesce(u.locale, '') AS locale, coalesce(u.primary_method, '') AS primary_method,
@@ -62,7 +62,7 @@ func (r *accountRow) fields() []any {
 	return []any{&a.ID, &a.Locale, &a.Primary, &a.Generation, &a.Enabled, &a.Locked, &a.Password, &r.phone, &r.givenUp, &r.shut, &r.push}
 }
 
-// of is the account as it is for those who asked.
+// of is the account for w, whose device counts only if this user logged in with it before.
 func (r *accountRow) of(w *Who) *Account {
 	found := r.account
 	if w.Device != "" && slices.Contains(w.DeviceUsers, found.ID) {

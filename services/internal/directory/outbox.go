@@ -49,7 +49,8 @@ func (d *Directory) announce(ctx context.Context, tx pgx.Tx, kind, user string, 
 	return err
 }
 
-// Announce has an event published about a user of whom something was changed that is not kept here.
+// Announce has an event published about a change of a user that is not kept here, such as the end of sessions. kind is that of
+// [bus.AccountEvent]; data must hold nothing secret or personal.
 func (d *Directory) Announce(ctx context.Context, kind, user string, data any) error {
 	err := d.commit(ctx, func(tx pgx.Tx) error { return d.announce(ctx, tx, kind, user, data) })
 	if err != nil {
@@ -67,7 +68,7 @@ func (d *Directory) wakeRelay() {
 
 // Relay publishes what is in the outbox until ctx ends: what this Directory changes at once, and now and then what any process has
 // left. Any number of processes may do so. Trouble is logged and tried again. An event is published again when it is not known
-// whether the broker took it; its id says so.
+// whether the broker took it, under the same id.
 func (d *Directory) Relay(ctx context.Context, log zerolog.Logger, publish func(context.Context, bus.AccountEvent) error) error {
 	tick := time.NewTicker(relayEvery)
 	defer tick.Stop()

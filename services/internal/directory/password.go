@@ -28,7 +28,7 @@ type Cost struct {
 	Threads uint8
 }
 
-// A Hasher makes and checks argon2id hashes of passwords (RFC 9106), so many at a time as the process can bear: each
+// A Hasher makes and checks argon2id hashes of passwords (RFC 9106), as many at a time as the process can bear: each
 // takes its memory, and together they take all processors. Passwords are compared in Unicode's form NFC, so that it does
 // not matter how a keyboard composes a letter.
 type Hasher struct {
@@ -37,7 +37,7 @@ type Hasher struct {
 	dummy string
 }
 
-// NewHasher makes a Hasher that runs so many hashes at a time.
+// NewHasher makes a Hasher that makes `concurrent` hashes at a time.
 func NewHasher(cost Cost, concurrent int) *Hasher {
 	h := &Hasher{cost: cost, slots: make(chan struct{}, concurrent)}
 	h.dummy = h.encode(rand.Text(), salt())

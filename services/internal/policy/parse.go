@@ -56,7 +56,7 @@ func parse(path string, data []byte) (*Policy, error) {
 	return nil, errors.Join(errs...)
 }
 
-// A fault is what can not be, and the keys that lead to it.
+// A fault is something wrong in the file, and the keys that lead to it.
 type fault struct {
 	key  []string
 	text string
@@ -88,11 +88,11 @@ func (p *Policy) normalize() (found []fault) {
 			add("name", "longer than %d bytes", maxName)
 		}
 		if a.PasswordlessFactors == nil {
-			a.PasswordlessFactors = both(a.Factors, []events.Factor{events.Push, events.Token})
+			a.PasswordlessFactors = intersect(a.Factors, []events.Factor{events.Push, events.Token})
 		}
-		list(add, "methods", a.Methods, []events.Method{events.Password, events.None})
-		list(add, "factors", a.Factors, events.Factors)
-		list(add, "passwordless_factors", a.PasswordlessFactors, a.Factors)
+		checkList(add, "methods", a.Methods, []events.Method{events.Password, events.None})
+		checkList(add, "factors", a.Factors, events.Factors)
+		checkList(add, "passwordless_factors", a.PasswordlessFactors, a.Factors)
 		a.checkNeeds(add)
 	}
 	return found
@@ -134,7 +134,8 @@ func (a *App) checkNeeds(add func(key, format string, args ...any)) {
 	}
 }
 
-func list[T ~string](add func(key, format string, args ...any), key string, values, known []T) {
+// checkList reports values that are not known, or that stand twice.
+func checkList[T ~string](add func(key, format string, args ...any), key string, values, known []T) {
 	for i, v := range values {
 		if !slices.Contains(known, v) {
 			add(key, "%q: want some of %q", v, known)
@@ -145,8 +146,8 @@ func list[T ~string](add func(key, format string, args ...any), key string, valu
 	}
 }
 
-// both keeps the order of the first.
-func both[T comparable](first, second []T) []T {
+// intersect keeps the order of the first.
+func intersect[T comparable](first, second []T) []T {
 	return slices.DeleteFunc(slices.Clone(first), func(v T) bool { return !slices.Contains(second, v) })
 }
 

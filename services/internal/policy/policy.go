@@ -143,10 +143,10 @@ func (p *Policy) seal() error {
 	return nil
 }
 
-// Accepts tells whether a login may start so.
+// Accepts tells whether a login may start with a method.
 func (a *App) Accepts(m events.Method) bool { return slices.Contains(a.Methods, m) }
 
-// Allowed lists the factors that may be challenged when so many factors have been verified, in order of preference.
+// Allowed lists the factors that may be challenged after a number of factors has been verified, in order of preference.
 func (a *App) Allowed(verified int) []events.Factor {
 	if verified == 0 {
 		return a.PasswordlessFactors
@@ -183,7 +183,7 @@ func (a *App) Reach(password bool, factors []events.Factor) int {
 	return len(a.Counted(kinds))
 }
 
-// counts tells whether a kind of proof counts after so many others.
+// counts tells whether a kind of proof, an amr value, counts after a number of others.
 func (a *App) counts(kind string, others int) bool {
 	if kind == events.Password.AMR() {
 		return a.Accepts(events.Password)
@@ -191,7 +191,7 @@ func (a *App) counts(kind string, others int) bool {
 	return slices.ContainsFunc(a.Allowed(others), func(f events.Factor) bool { return f.AMR() == kind })
 }
 
-// Honors tells whether a session of another app counts for this one, so long after its login.
+// Honors tells whether a session of another app counts for this one; age is the time since its login.
 func (a *App) Honors(age time.Duration) bool { return age < time.Duration(a.SessionMaxAge) }
 
 // Need is how many factors a login with this assessment needs. What the policy does not know it denies.

@@ -42,7 +42,7 @@ func (p *process) opsHandler() http.Handler {
 		mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
 	}
 	mux.HandleFunc("/admin/", func(w http.ResponseWriter, r *http.Request) {
-		for _, i := range p.running() {
+		for _, i := range p.built() {
 			if i.worker.Admin != nil {
 				i.worker.Admin.ServeHTTP(w, r)
 				return
@@ -70,7 +70,7 @@ func (p *process) lacks(ctx context.Context) []lack {
 	}
 	ctx, cancel := context.WithTimeout(ctx, readyWait)
 	defer cancel()
-	instances := p.running()
+	instances := p.built()
 	found := make([][]lack, len(instances))
 	var wg sync.WaitGroup
 	for n, i := range instances {

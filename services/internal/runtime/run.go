@@ -176,8 +176,8 @@ func (p *process) buildOne(ctx context.Context, s Service) (err error) {
 	return nil
 }
 
-// running lists the workers that are built.
-func (p *process) running() []*instance {
+// built lists the workers that are built.
+func (p *process) built() []*instance {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.workers

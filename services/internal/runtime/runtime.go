@@ -34,9 +34,9 @@ type Env struct {
 	Log         zerolog.Logger        // carries worker=<name>
 	DB          *pgxpool.Pool         // connected as the worker's own role
 	Bus         *bus.Bus              // connected as the worker's own user
-	Credentials *credentials.Folder   //
+	Credentials *credentials.Folder   // shared
 	Metrics     prometheus.Registerer // adds the label worker=<name>
-	Now         func() time.Time      //
+	Now         func() time.Time      // never nil
 }
 
 // A Worker is what a worker does. Everything is optional.

@@ -7,13 +7,9 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
-	"errors"
 	"fmt"
-	"strings"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
-	"github.com/nats-io/nats.go"
 	"github.com/rs/zerolog"
 
 	"github.com/sekisho/sekisho/services/internal/credentials"
@@ -93,12 +89,4 @@ func scram(password string) (string, error) {
 	stored := sha256.Sum256(sum("Client Key"))
 	b64 := base64.StdEncoding.EncodeToString
 	return fmt.Sprintf("SCRAM-SHA-256$%d:%s$%s:%s", rounds, b64(salt), b64(stored[:]), b64(sum("Server Key"))), nil
-}
-
-// refused tells an answer of a server that is there from one that is not there yet.
-func refused(err error) bool {
-	if e, ok := errors.AsType[*pgconn.PgError](err); ok {
-		return !strings.HasPrefix(e.Code, "57P") // it is starting or stopping (operator intervention)
-	}
-	return errors.Is(err, nats.ErrAuthorization) || errors.Is(err, nats.ErrNkeysNotSupported)
 }

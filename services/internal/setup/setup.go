@@ -8,19 +8,19 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"strings"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/nats-io/nats.go"
 	"github.com/rs/zerolog"
 
+	"github.com/sekisho/sekisho/events"
 	"github.com/sekisho/sekisho/services/internal/bus"
 	"github.com/sekisho/sekisho/services/internal/config"
 	"github.com/sekisho/sekisho/services/internal/credentials"
 	"github.com/sekisho/sekisho/services/internal/migrations"
 )
-
-// sealing lists the workers that values are sealed to.
-var sealing = []string{"identityverifier", "riskassessor", "otpvalidator", "pushnotifier"}
 
 // connectWait is how long setup waits for a broker or a database that does not answer yet.
 const connectWait = 30 * time.Second
@@ -63,7 +63,7 @@ func Credentials(cfg *config.Config, folder *credentials.Folder, now time.Time) 
 	if err := folder.Write("nats-users.conf", []byte(bus.UsersConf(Gateways(cfg), keys))); err != nil {
 		return err
 	}
-	return folder.RotateSealing(sealing, now, cfg.Sealing.Rotate)
+	return folder.RotateSealing(events.Recipients, now, cfg.Sealing.Rotate)
 }
 
 // NATS provisions the broker, and tells it the public sealing keys.
@@ -77,7 +77,7 @@ func NATS(ctx context.Context, nc *nats.Conn, cfg *config.Config, folder *creden
 
 // RotateKeys rotates the sealing keys that are due, and tells senders.
 func RotateKeys(ctx context.Context, nc *nats.Conn, cfg *config.Config, folder *credentials.Folder, now time.Time) error {
-	if err := folder.RotateSealing(sealing, now, cfg.Sealing.Rotate); err != nil {
+	if err := folder.RotateSealing(events.Recipients, now, cfg.Sealing.Rotate); err != nil {
 		return err
 	}
 	return publishKeys(ctx, nc, folder)
@@ -138,6 +138,14 @@ func Run(ctx context.Context, cfg *config.Config, env config.Environment, log ze
 	}
 	log.Info().Msg("tables and roles are complete")
 	return differ
+}
+
+// refused tells an answer of a server that is there from one that is not there yet.
+func refused(err error) bool {
+	if e, ok := errors.AsType[*pgconn.PgError](err); ok {
+		return !strings.HasPrefix(e.Code, "57P") // it is starting or stopping (operator intervention)
+	}
+	return errors.Is(err, nats.ErrAuthorization) || errors.Is(err, nats.ErrNkeysNotSupported)
 }
 
 // wait calls fn until it succeeds, is refused, or connectWait is over.

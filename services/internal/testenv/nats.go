@@ -29,7 +29,7 @@ type Broker struct {
 }
 
 // Recipients are the workers that something is sealed to.
-var Recipients = []string{"identityverifier", "riskassessor", "otpvalidator", "pushnotifier"}
+var Recipients = events.Recipients
 
 // NATS starts a broker and provisions it. It ends with the test.
 func NATS(t testing.TB) *Broker {

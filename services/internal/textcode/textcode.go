@@ -14,8 +14,8 @@ import (
 	"github.com/sekisho/sekisho/events"
 )
 
-// Digits is the length of a code.
-const Digits = 6
+// digits is the length of a code.
+const digits = 6
 
 const (
 	label   = "sekisho text code v1"
@@ -52,5 +52,5 @@ func (c *Codes) Equal(login events.Login, round int, answer string) bool {
 func truncate(sum []byte) string {
 	offset := sum[len(sum)-1] & 0x0f
 	number := binary.BigEndian.Uint32(sum[offset:]) & 0x7fffffff
-	return fmt.Sprintf("%0*d", Digits, number%modulus)
+	return fmt.Sprintf("%0*d", digits, number%modulus)
 }

@@ -83,13 +83,13 @@ func TestEqual(t *testing.T) {
 func TestDistribution(t *testing.T) {
 	c := codes(t, key)
 	const n = 100_000
-	var seen [Digits][10]float64
+	var seen [digits][10]float64
 	var id uuid.UUID
 	for i := range uint32(n) {
 		binary.BigEndian.PutUint32(id[12:], i)
 		code := c.Code(events.Login{Gateway: "web", ID: id.String()}, 1)
-		if len(code) != Digits {
-			t.Fatalf("code %q is not %d digits", code, Digits)
+		if len(code) != digits {
+			t.Fatalf("code %q is not %d digits", code, digits)
 		}
 		for position, digit := range []byte(code) {
 			seen[position][digit-'0']++

@@ -24,13 +24,14 @@ const (
 	vapidSubject   = "mailto:push@demo.example"
 )
 
-// startSimulators serves the providers' far ends, and makes every kind of provider that the configuration does not name be one.
-// The credentials folder tells workers that are started alone the same.
+// startSimulators serves the providers' far ends, and has them used for every kind of provider that the configuration does not name.
+// It writes that into the credentials folder too, for workers that are started alone.
 func (u *up) startSimulators(fail func(error)) (stop func(), err error) {
 	var secrets [4]string
 	files := [4]string{"karaden.token", "twilio.token", "omotion.signature", "mamoru.token"}
 	for i, name := range files {
-		if secrets[i], err = u.simulatorSecret(name); err != nil {
+		// In the credentials folder, where workers that are started alone find it.
+		if secrets[i], err = keptSecret(filepath.Join(u.folder.Dir(), name)); err != nil {
 			return nil, err
 		}
 	}
@@ -94,9 +95,4 @@ func (u *up) startSimulators(fail func(error)) (stop func(), err error) {
 			s.Close()
 		}
 	}, nil
-}
-
-// simulatorSecret is kept in the credentials folder, where workers that are started alone find it.
-func (u *up) simulatorSecret(name string) (string, error) {
-	return keptSecret(filepath.Join(u.folder.Dir(), name))
 }

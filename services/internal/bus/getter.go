@@ -13,10 +13,10 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// trees reads events of a login in one batched direct get (ADR-31). All readers of a connection share one subscription,
-// as nats.go's own requests do, which take one answer only: a subscription for each of some thousand reads a second costs the
-// broker more than the reads.
-type trees struct {
+// A getter reads many messages of LOGIN with one batched direct get (ADR-31). All readers of a connection share one subscription, as nats.go's
+// own requests do, which take one answer only: a subscription for each of some thousand reads a second would cost the broker more
+// than the reads.
+type getter struct {
 	nc    *nats.Conn
 	inbox string
 	wait  time.Duration // for an answer, until the broker is asked again: it gets lost with the connection
@@ -37,13 +37,13 @@ type reading struct {
 
 const subjectHeader = "Nats-Subject"
 
-func newTrees(nc *nats.Conn) *trees {
-	return &trees{nc: nc, inbox: nc.NewInbox(), wait: answerWait, waiting: make(map[string]*reading)}
+func newGetter(nc *nats.Conn) *getter {
+	return &getter{nc: nc, inbox: nc.NewInbox(), wait: answerWait, waiting: make(map[string]*reading)}
 }
 
-// read returns the last message of each subject that matches, where that is not before a sequence, and the last sequence of the
-// replica that answered, which has everything up to there: 0 if it has none of the subjects.
-func (t *trees) read(ctx context.Context, stream string, from uint64, subjects []string) (messages []*nats.Msg, upTo uint64, err error) {
+// read returns the last message of each subject that matches, unless that stands before the sequence `from`, and the last sequence of
+// the replica that answered, which has everything up to there: 0 if it has none of the subjects.
+func (g *getter) read(ctx context.Context, from uint64, subjects []string) (messages []*nats.Msg, upTo uint64, err error) {
 	request, err := json.Marshal(struct {
 		From      uint64   `json:"seq,omitempty"`
 		MultiLast []string `json:"multi_last"`
@@ -52,7 +52,7 @@ func (t *trees) read(ctx context.Context, stream string, from uint64, subjects [
 		return nil, 0, err
 	}
 	for {
-		r, err := t.ask(ctx, "$JS.API.DIRECT.GET."+stream, request)
+		r, err := g.ask(ctx, request)
 		if err != nil {
 			return nil, 0, err
 		}
@@ -63,16 +63,16 @@ func (t *trees) read(ctx context.Context, stream string, from uint64, subjects [
 }
 
 // ask waits for the answer to one request, nil if there is none in time.
-func (t *trees) ask(ctx context.Context, subject string, request []byte) (*reading, error) {
-	token, r, err := t.begin()
+func (g *getter) ask(ctx context.Context, request []byte) (*reading, error) {
+	token, r, err := g.begin()
 	if err != nil {
 		return nil, err
 	}
-	defer t.end(token)
-	if err := t.nc.PublishRequest(subject, t.inbox+"."+token, request); err != nil {
+	defer g.end(token)
+	if err := g.nc.PublishRequest("$JS.API.DIRECT.GET."+streamLogin, g.inbox+"."+token, request); err != nil {
 		return nil, err
 	}
-	patience := time.NewTimer(t.wait)
+	patience := time.NewTimer(g.wait)
 	defer patience.Stop()
 	select {
 	case <-r.done:
@@ -84,31 +84,31 @@ func (t *trees) ask(ctx context.Context, subject string, request []byte) (*readi
 	}
 }
 
-func (t *trees) begin() (token string, r *reading, err error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.sub == nil {
-		if t.sub, err = t.nc.Subscribe(t.inbox+".*", t.hear); err != nil {
+func (g *getter) begin() (token string, r *reading, err error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.sub == nil {
+		if g.sub, err = g.nc.Subscribe(g.inbox+".*", g.hear); err != nil {
 			return "", nil, err
 		}
 	}
-	t.last++
-	token, r = strconv.FormatUint(t.last, 36), &reading{done: make(chan struct{})}
-	t.waiting[token] = r
+	g.last++
+	token, r = strconv.FormatUint(g.last, 36), &reading{done: make(chan struct{})}
+	g.waiting[token] = r
 	return token, r, nil
 }
 
-func (t *trees) end(token string) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	delete(t.waiting, token)
+func (g *getter) end(token string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	delete(g.waiting, token)
 }
 
 // hear takes one answer in. The broker sends those of one request in order, and says when it was the last.
-func (t *trees) hear(msg *nats.Msg) {
-	t.mu.Lock()
-	r := t.waiting[strings.TrimPrefix(msg.Subject, t.inbox+".")]
-	t.mu.Unlock()
+func (g *getter) hear(msg *nats.Msg) {
+	g.mu.Lock()
+	r := g.waiting[strings.TrimPrefix(msg.Subject, g.inbox+".")]
+	g.mu.Unlock()
 	if r == nil {
 		return // nobody waits any more
 	}
@@ -125,7 +125,7 @@ func (t *trees) hear(msg *nats.Msg) {
 	default:
 		r.err = fmt.Errorf("status %s %s", status, msg.Header.Get("Description"))
 	}
-	t.end(strings.TrimPrefix(msg.Subject, t.inbox+"."))
+	g.end(strings.TrimPrefix(msg.Subject, g.inbox+"."))
 	close(r.done)
 }
 

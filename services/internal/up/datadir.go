@@ -55,7 +55,13 @@ type addresses struct {
 
 func addressesFile(dir string) string { return filepath.Join(dir, "addresses.json") }
 
-func (a addresses) write(dir string) error { return writeJSON(addressesFile(dir), a) }
+func (a addresses) write(dir string) error {
+	data, err := json.MarshalIndent(a, "", "  ")
+	if err != nil {
+		return err
+	}
+	return writeFile(addressesFile(dir), append(data, '\n'))
+}
 
 func removeAddresses(dir string) error {
 	if err := os.Remove(addressesFile(dir)); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -75,14 +81,6 @@ func keptSecret(path string) (string, error) {
 	}
 	secret := rand.Text()
 	return secret, writeFile(path, []byte(secret+"\n"))
-}
-
-func writeJSON(path string, value any) error {
-	data, err := json.MarshalIndent(value, "", "  ")
-	if err != nil {
-		return err
-	}
-	return writeFile(path, append(data, '\n'))
 }
 
 // writeFile writes a file for its owner's eyes, whole or not at all. The data dir is locked, so the temporary name is ours.
