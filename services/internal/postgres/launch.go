@@ -23,10 +23,11 @@ func (c *cluster) settings(host string, port int) []string {
 	settings := []string{
 		"listen_addresses=" + host,
 		"port=" + strconv.Itoa(port),
-		"unix_socket_directories=", // other users of the machine have no way in but the password
-		"max_connections=200",      // nine workers in one process, and people
-		"shared_buffers=128MB",     // small beside the broker, ample for tables of this size
-		"jit=off",                  // no query here is long enough to gain from it
+		// Other users of the machine can not enter that folder, and have no way in over TCP but the password.
+		"unix_socket_directories=" + c.sockets(),
+		"max_connections=200",  // nine workers in one process, and people
+		"shared_buffers=128MB", // small beside the broker, ample for tables of this size
+		"jit=off",              // no query here is long enough to gain from it
 		"timezone=UTC",
 		"log_timezone=UTC",
 		"lc_messages=C", // what we look for in the log is in English
@@ -39,6 +40,33 @@ func (c *cluster) settings(host string, port int) []string {
 		settings = append(settings, "fsync=off", "synchronous_commit=off", "full_page_writes=off")
 	}
 	return settings
+}
+
+// maxSocketPath is what sockaddr_un holds on Linux, with the zero byte at its end.
+const maxSocketPath = 108
+
+const socketName = ".s.PGSQL."
+
+// sockets is the folder of the server's Unix socket, empty if its path would be too long for one.
+func (c *cluster) sockets() string {
+	if len(filepath.Join(c.data(), socketName+"65535")) >= maxSocketPath {
+		return ""
+	}
+	return c.data()
+}
+
+// removeSockets removes the sockets of servers that were killed, which each had a port of its own.
+func (c *cluster) removeSockets() error {
+	left, err := filepath.Glob(filepath.Join(c.data(), socketName+"*"))
+	if err != nil {
+		return fmt.Errorf("postgres: %w", err)
+	}
+	for _, file := range left {
+		if err := os.Remove(file); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("postgres: remove a stale socket: %w", err)
+		}
+	}
+	return nil
 }
 
 var (

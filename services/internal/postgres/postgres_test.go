@@ -44,7 +44,7 @@ func TestFreshServer(t *testing.T) {
 	conn := connect(t, s.URL())
 	for setting, want := range map[string]string{
 		"fsync": "on", "synchronous_commit": "on", "full_page_writes": "on", "data_checksums": "on",
-		"jit": "off", "server_encoding": "UTF8", "lc_collate": "C", "unix_socket_directories": "",
+		"jit": "off", "server_encoding": "UTF8", "lc_collate": "C",
 		"listen_addresses": "127.0.0.1", "password_encryption": "scram-sha-256",
 	} {
 		var got string
@@ -66,6 +66,46 @@ func TestFreshServer(t *testing.T) {
 	if err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("password file: %v, %v", info, err)
 	}
+}
+
+// By the socket, a server is there for its own user and for root, with the password.
+func TestSocket(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(folder(t), "postgres")
+	s := start(t, Config{Dir: dir, Fast: true})
+	conn := connect(t, s.LocalURL())
+	var byTCP bool
+	var name string
+	if err := conn.QueryRow(t.Context(), "SELECT inet_client_addr() IS NOT NULL, current_database()").Scan(&byTCP, &name); err != nil || byTCP || name != "sekisho" {
+		t.Errorf("database %q, by TCP %v, %v", name, byTCP, err)
+	}
+	config := conn.Config().Copy()
+	config.Password = "guess"
+	if _, err := pgx.ConnectConfig(t.Context(), config); err == nil {
+		t.Error("connected with a wrong password")
+	}
+	if info, err := os.Stat(filepath.Join(dir, "data")); err != nil || info.Mode().Perm() != 0o700 {
+		t.Errorf("the folder of the socket: %v, %v", info, err)
+	}
+	stop(t, s)
+
+	killed := filepath.Join(dir, "data", ".s.PGSQL.1")
+	if err := os.WriteFile(killed, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	start(t, Config{Dir: dir, Fast: true})
+	if _, err := os.Lstat(killed); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a killed server's socket is still there: %v", err)
+	}
+}
+
+func TestFolderTooDeepForASocket(t *testing.T) {
+	t.Parallel()
+	s := start(t, Config{Dir: filepath.Join(folder(t), strings.Repeat("deep", 25), "postgres"), Fast: true})
+	if s.LocalURL() != s.URL() {
+		t.Errorf("%s beside %s", s.LocalURL(), s.URL())
+	}
+	connect(t, s.LocalURL())
 }
 
 func TestLogHoldsNoValues(t *testing.T) {

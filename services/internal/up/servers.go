@@ -27,7 +27,9 @@ func (u *up) startServers(ctx context.Context, fail func(error)) error {
 		starting      sync.WaitGroup
 		dbErr, busErr error
 	)
-	if u.postgresURL = u.Environment.PostgresURL; u.postgresURL == "" {
+	if u.postgresURL = u.Environment.PostgresURL; u.postgresURL != "" {
+		u.addresses.Postgres = u.postgresURL
+	} else {
 		starting.Go(func() { dbErr = u.startDatabase(ctx, fail) })
 	}
 	if u.natsURL = u.Environment.NATSURL; u.natsURL == "" {
@@ -41,7 +43,7 @@ func (u *up) startServers(ctx context.Context, fail func(error)) error {
 	if err != nil {
 		return errors.New("SEKISHO_NATS_URL is malformed")
 	}
-	u.addresses.NATS, u.addresses.Postgres = at.Host, u.postgresURL
+	u.addresses.NATS = at.Host
 	return nil
 }
 
@@ -52,7 +54,7 @@ func (u *up) startDatabase(ctx context.Context, fail func(error)) error {
 	if err != nil {
 		return err
 	}
-	u.database, u.postgresURL = s, s.URL()
+	u.database, u.postgresURL, u.addresses.Postgres = s, s.LocalURL(), s.URL()
 	go func() { // until the server ends, which stopServers sees to
 		<-s.Done()
 		fail(errors.New("the database has ended"))
