@@ -267,6 +267,9 @@ func (c *Client) Choose(ctx context.Context, login Login, factor Factor) (left i
 	if err != nil {
 		return 0, err
 	}
+	if state.Round() >= Rounds {
+		return 0, ErrNoRounds
+	}
 	challenge := state.Challenge()
 	again := challenge != nil && factor == challenge.Factor && !challenge.Exhausted
 	if challenge == nil || !again && !slices.Contains(challenge.Choices, factor) {

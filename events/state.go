@@ -200,6 +200,9 @@ func (s *State) Challenge() *Challenge {
 					c.Exhausted = true
 				}
 			}
+			if round == Rounds { // there is no other
+				c.ResendAt, c.Choices = time.Time{}, nil
+			}
 			if c.Exhausted {
 				c.Choices = slices.DeleteFunc(slices.Clone(c.Choices), func(f Factor) bool { return f == c.Factor })
 			}

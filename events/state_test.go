@@ -156,6 +156,17 @@ func TestAnEndingThatWasShownStays(t *testing.T) {
 	}
 }
 
+func TestTheLastRoundOffersNoOther(t *testing.T) {
+	login, start := sampleLogin(t)
+	for round, want := range map[int]bool{Rounds - 1: true, Rounds: false} {
+		s := State{Login: login}
+		s.Add(New(login, round, &Challenged{Factor: SMS, Expires: start.Add(time.Minute), ResendAt: start, Choices: []Factor{SMS, Push}}))
+		if c := s.Challenge(); len(c.Choices) > 0 != want || c.ResendAt.IsZero() == want {
+			t.Errorf("round %d: %+v", round, c)
+		}
+	}
+}
+
 // TestAnEndedLoginHasOneVersion lets a worker speak after the ending, and what a gateway hears arrive in every order.
 func TestAnEndedLoginHasOneVersion(t *testing.T) {
 	login, start := sampleLogin(t)

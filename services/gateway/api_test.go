@@ -79,6 +79,26 @@ func TestLoginByAPI(t *testing.T) {
 	one.do("DELETE", path, "", "").status(t, http.StatusConflict)
 }
 
+// The last wrong code ends the login, a moment after it was rejected: the answer tells the end.
+func TestLastWrongCode(t *testing.T) {
+	w := newWorld(t)
+	w.onRequested(func(login events.Login) { challenge(t, w.Broker, login, 1) })
+	app := w.app(w.gateway())
+	body := startBodyFor("30s")
+	body["tokens"] = true
+	v := app.post("/v1/logins", body).status(t, http.StatusCreated).view(t)
+	app.header.Set("Authorization", "Bearer "+v.LoginToken)
+	path := "/v1/logins/" + v.ID
+	answer := later(func() reply { return app.post(path+"/answers", map[string]string{"code": "000000", "wait": "30s"}) })
+	w.Await(t, v.login(), events.StepAnswered, 1)
+	tell(t, w.Broker, "otpvalidator", v.login(), 1, &events.Rejected{Round: 1, Factor: events.SMS, Reason: events.RejectedWrong, AttemptsLeft: 0})
+	app.get(path+"?after=2&wait=30s").status(t, http.StatusOK) // it has been heard
+	closeLogin(t, w.Broker, v.login(), events.Closed{Outcome: events.Failed, Reason: events.FailedAttempts})
+	if end := (<-answer).status(t, http.StatusOK).view(t); end.Status != events.StatusFailed || end.Reason != events.FailedAttempts {
+		t.Errorf("after the last wrong code: %+v", end)
+	}
+}
+
 func TestSessionTokenIsGivenOutForAMinute(t *testing.T) {
 	w := newWorld(t)
 	app := w.app(w.gateway())
@@ -355,6 +375,18 @@ func TestEventStream(t *testing.T) {
 	}
 	next(1)
 	challenge(t, w.Broker, v.login(), 1)
+
+	// Who has seen all there is is connected at once, without an event: less than a heartbeat later.
+	again := r.Clone(t.Context())
+	again.Header.Set("Last-Event-ID", "2")
+	hurried := *app.client
+	hurried.Timeout = heartbeat * 2 / 3
+	if other, err := hurried.Do(again); err != nil {
+		t.Error(err)
+	} else {
+		other.Body.Close()
+	}
+
 	if got := next(2); got.Challenge == nil {
 		t.Errorf("version 2: %+v", got)
 	}

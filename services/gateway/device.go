@@ -2,12 +2,13 @@ package gateway
 
 import (
 	"cmp"
-	"crypto/rand"
 	"encoding/json"
 	"net/http"
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/sekisho/sekisho/events"
 )
 
 const (
@@ -40,11 +41,12 @@ func (g *gateway) device(r *http.Request) device {
 	return d
 }
 
-// deviceToken is what the client is to remember of itself from now on: that the user logged in with it.
-func (g *gateway) deviceToken(r *http.Request, user string) (string, error) {
+// deviceToken is what the client is to remember of itself from now on: that the user logged in with it. The name of a new device
+// follows from the login, so that one login makes one device, however often its answer is read.
+func (g *gateway) deviceToken(r *http.Request, login events.Login, user string) (string, error) {
 	d := g.device(r)
 	if d.ID == "" {
-		d.ID = rand.Text()
+		d.ID = tokenEncoding.EncodeToString(g.keys.mac(newDevice, login.String())[:16])
 	}
 	others := slices.DeleteFunc(d.Users, func(u string) bool { return u == user })
 	d.Users = append([]string{user}, others[:min(len(others), maxUsers-1)]...)

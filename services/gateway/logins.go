@@ -290,7 +290,8 @@ func (g *gateway) tryCode(ctx context.Context, login events.Login, code string) 
 	}
 	round := state.Round()
 	return func(s *events.State) bool {
-		return s.Rejected[attempt] != nil || s.Round() > round || s.Ended()
+		rejected := s.Rejected[attempt] // the last one ends the login
+		return rejected != nil && rejected.AttemptsLeft > 0 || s.Round() > round || s.Ended()
 	}, nil
 }
 

@@ -246,6 +246,9 @@ func TestDeviceIsRemembered(t *testing.T) {
 	w.grant(first.login())
 	app.header.Set("Authorization", "Bearer "+first.LoginToken)
 	granted := app.get("/v1/logins/"+first.ID+"?after=1&wait=30s").status(t, http.StatusOK).view(t)
+	if again := app.get("/v1/logins/"+first.ID).status(t, http.StatusOK).view(t); again.DeviceToken != granted.DeviceToken {
+		t.Error("one login makes two devices")
+	}
 	app.header.Del("Authorization")
 	app.header.Set(deviceHeader, granted.DeviceToken)
 	if id := identity(start().login()); id.Device == "" || !slices.Equal(id.DeviceUsers, []string{alice}) {

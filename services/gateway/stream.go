@@ -38,7 +38,10 @@ func (g *gateway) stream(w http.ResponseWriter, r *http.Request) error {
 	g.metrics.waiting.Inc()
 	defer g.metrics.waiting.Dec()
 	w.Header().Set("Content-Type", "text/event-stream")
-	w.Header().Set("X-Accel-Buffering", "no") // nginx passes each event on at once
+	w.Header().Set("X-Accel-Buffering", "no")                     // nginx passes each event on at once
+	if err := http.NewResponseController(w).Flush(); err != nil { // the client is to know that it is connected, also while there is no news
+		return err
+	}
 	g.follow(w, r, login, seen, bearer)
 	return nil
 }

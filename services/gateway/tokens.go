@@ -23,6 +23,7 @@ const (
 	sessionToken purpose = "session" // proves who was granted one
 	formToken    purpose = "form"    // binds a form to the browser that got it
 	deviceCookie purpose = "device"  // which browser this is, and who logged in with it
+	newDevice    purpose = "new"     // names a browser after the login by which it was first met
 	sourceTag    purpose = "source"  // a client's network, without telling it
 	promptNumber purpose = "number"  // what the login page shows and the phone asks for
 	typedName    purpose = "name"    // hides the name that a login by ID was begun with, in the browser that began it
@@ -37,7 +38,7 @@ type keys struct {
 
 func newKeys(gateway string, secret []byte) (*keys, error) {
 	k := &keys{gateway: gateway, derived: make(map[purpose][]byte)}
-	for _, p := range []purpose{loginSecret, sessionToken, formToken, deviceCookie, sourceTag, promptNumber, typedName, "id"} {
+	for _, p := range []purpose{loginSecret, sessionToken, formToken, deviceCookie, newDevice, sourceTag, promptNumber, typedName, "id"} {
 		key, err := hkdf.Key(sha256.New, secret, nil, "sekisho gateway "+string(p)+" v1", sha256.Size)
 		if err != nil {
 			return nil, fmt.Errorf("derive key %s: %w", p, err)
