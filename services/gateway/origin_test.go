@@ -3,6 +3,8 @@ package gateway
 import (
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"testing"
 
 	"github.com/sekisho/sekisho/services/internal/config"
@@ -99,6 +101,33 @@ func TestReturnTo(t *testing.T) {
 	} {
 		if got, accepted := b.returnTo("http://login.example.com", target); accepted != ok {
 			t.Errorf("%q: %v (%q), want %v", target, accepted, got, ok)
+		}
+	}
+}
+
+// Origins and proxies count as they were pasted into the file of settings.
+func TestPastedSettings(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "sekisho.yaml")
+	const text = `gateway: {url: "https://Login.example.com/", origins: ["https://App.example.com:443/"], proxies: [10.0.0.1]}`
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cfg, err := config.Load(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := testBorder(t, cfg.Gateway)
+	for _, origin := range []string{"https://app.example.com", "https://login.example.com"} {
+		if !b.cookiesCount(from("192.0.2.7:1", "Origin", origin)) {
+			t.Errorf("cookies from %s do not count", origin)
+		}
+	}
+	if _, ok := b.returnTo("https://login.example.com", "https://app.example.com/page"); !ok {
+		t.Error("the app can not be returned to")
+	}
+	for remote, want := range map[string]string{"10.0.0.1:1": "192.0.2.7", "10.0.0.2:1": "10.0.0.2"} {
+		if got := b.client(from(remote, "X-Forwarded-For", "192.0.2.7")).String(); got != want {
+			t.Errorf("by %s: %s, want %s", remote, got, want)
 		}
 	}
 }

@@ -203,17 +203,18 @@ func (g *Gateway) problems(v *checker) {
 	if !gatewayName.MatchString(g.Name) {
 		v.add("gateway.name", "%q: want 1 to 32 of a-z, 0-9, '-'", g.Name)
 	}
-	if g.URL != "" && !isOrigin(g.URL) {
-		v.add("gateway.url", "%q: want scheme://host or scheme://host:port in lower case, without a path", g.URL)
+	const wantOrigin = "%q: want scheme://host or scheme://host:port, without a path"
+	if g.URL != "" && origin(g.URL) == "" {
+		v.add("gateway.url", wantOrigin, g.URL)
 	}
-	for i, origin := range g.Origins {
-		if !isOrigin(origin) {
-			v.add(fmt.Sprintf("gateway.origins[%d]", i), "%q: want scheme://host or scheme://host:port in lower case, without a path", origin)
+	for i, s := range g.Origins {
+		if origin(s) == "" {
+			v.add(fmt.Sprintf("gateway.origins[%d]", i), wantOrigin, s)
 		}
 	}
 	for i, network := range g.Proxies {
 		if _, err := netip.ParsePrefix(network); err != nil {
-			v.add(fmt.Sprintf("gateway.proxies[%d]", i), "%q: want a network such as 10.0.0.0/8 or 192.0.2.1/32", network)
+			v.add(fmt.Sprintf("gateway.proxies[%d]", i), "%q: want a network such as 10.0.0.0/8, or an address", network)
 		}
 	}
 	if strings.ContainsAny(g.CookieDomain, "/:; ,") || strings.HasPrefix(g.CookieDomain, ".") {
@@ -248,9 +249,19 @@ func isRegion(s string) bool {
 	return len(s) == 2 && s[0] >= 'A' && s[0] <= 'Z' && s[1] >= 'A' && s[1] <= 'Z'
 }
 
-// isOrigin tells a serialized origin (RFC 6454 section 6.2) as browsers send it, so that origins compare as strings.
-func isOrigin(s string) bool {
+// origin is a serialized origin (RFC 6454 section 6.2) as browsers send it, so that origins compare as strings, of one as people paste
+// it: with capital letters, the slash that browsers show, or the scheme's own port. "" of anything else.
+func origin(s string) string {
 	u, err := url.Parse(s)
-	return err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Host != "" &&
-		s == u.Scheme+"://"+strings.ToLower(u.Host) && !strings.HasSuffix(u.Host, ":")
+	if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Hostname() == "" || strings.HasSuffix(u.Host, ":") {
+		return ""
+	}
+	if said := u.Scheme + "://" + u.Host; !strings.EqualFold(strings.TrimSuffix(s, "/"), said) {
+		return ""
+	}
+	usual := ":80"
+	if u.Scheme == "https" {
+		usual = ":443"
+	}
+	return u.Scheme + "://" + strings.TrimSuffix(strings.ToLower(u.Host), usual)
 }

@@ -2,7 +2,7 @@
 //
 // The file is read strictly. An unknown key, a key that stands twice, a value of the wrong type or out of its bounds stops the
 // start, and the error names the file, the line and the key. Secrets are never in it: they are named by file. A relative file name
-// counts from the folder of the file it stands in.
+// counts from the folder of the file it stands in. A time span is written as 500ms, 90s or 1h30m.
 package config
 
 import (
@@ -170,8 +170,8 @@ type Breaker struct {
 // Gateway is the web gateway.
 type Gateway struct {
 	Name         string        `yaml:"name"`          // the gateway's name on the bus: 1 to 32 of a-z, 0-9, '-'; default web
-	Origins      []string      `yaml:"origins"`       // origins besides its own that may use the API with cookies and be returned to, such as https://app.example.com
-	Proxies      []string      `yaml:"proxies"`       // networks (CIDR) of reverse proxies whose X-Forwarded headers count
+	Origins      []string      `yaml:"origins"`       // origins besides its own, without a path, that may use the API with cookies and be returned to, such as https://app.example.com
+	Proxies      []string      `yaml:"proxies"`       // networks (CIDR) or addresses of reverse proxies whose X-Forwarded headers count
 	Base         string        `yaml:"-"`             // origin at which the process itself serves the gateway, for links where url is empty; comes from the listener, never from the file
 	URL          string        `yaml:"url"`           // the gateway's own origin, such as https://login.example.com; empty: as each request says
 	CookieDomain string        `yaml:"cookie_domain"` // domain of the session's cookie; empty: this host only

@@ -146,10 +146,14 @@ func TestErrorsNameLineAndKey(t *testing.T) {
 		{"lock that nobody notices", "lock:\n  first: 10m\n  max: 5ms\n", ":3: lock.max"},
 		{"write time-out shorter than a poll", "http:\n  write_timeout: 10s\n", ":2: http.write_timeout"},
 		{"weak hash", "password: {memory: 7}\n", ":1: password.memory"},
-		{"origin with path", "gateway:\n  origins:\n    - https://ok.example\n    - https://a.example/\n", ":4: gateway.origins[1]"},
+		{"origin with path", "gateway:\n  origins:\n    - https://ok.example\n    - https://a.example/app\n", ":4: gateway.origins[1]"},
 		{"origin of another scheme", "gateway:\n  origins: ['null']\n", ":2: gateway.origins[0]"},
-		{"origin in capitals", "gateway:\n  origins: ['https://A.example']\n", ":2: gateway.origins[0]"},
-		{"proxy without length", "gateway:\n  proxies: [10.0.0.1]\n", ":2: gateway.proxies[0]"},
+		{"origin with a query", "gateway:\n  origins: ['https://a.example?']\n", ":2: gateway.origins[0]"},
+		{"origin with a user", "gateway:\n  origins: ['https://me@a.example']\n", ":2: gateway.origins[0]"},
+		{"origin with two slashes", "gateway:\n  origins: ['https://a.example//']\n", ":2: gateway.origins[0]"},
+		{"own origin with a path", "gateway:\n  url: https://a.example/login\n", ":2: gateway.url"},
+		{"proxy that is a name", "gateway:\n  proxies: [proxy.example]\n", ":2: gateway.proxies[0]"},
+		{"proxy of one interface", "gateway:\n  proxies: ['fe80::1%eth0']\n", ":2: gateway.proxies[0]"},
 		{"cookie domain with a port", "gateway:\n  cookie_domain: example.com:8080\n", ":2: gateway.cookie_domain"},
 		{"name that can not be in a subject", "gateway: {name: Web.1}\n", ":1: gateway.name"},
 		{"gateway twice", "bus: {gateways: [example, web]}\n", ":1: bus.gateways[1]"},
@@ -185,6 +189,41 @@ func TestErrorsNameLineAndKey(t *testing.T) {
 				t.Errorf("the error tells the secret: %v", err)
 			}
 		})
+	}
+}
+
+// A time span of a wrong type is said in the file's words.
+func TestTimeSpans(t *testing.T) {
+	for text, want := range map[string]string{
+		"login:\n  denied_floor: 5\n":   `:2: `,
+		"login: {denied_floor: 0}":      `:1: `,
+		"\nlogin: {denied_floor: true}": `:2: `,
+	} {
+		_, err := Load(write(t, text))
+		if err == nil || !strings.Contains(err.Error(), "sekisho.yaml"+want) || !strings.Contains(err.Error(), "want a time span such as 5m or 0s") || strings.Contains(err.Error(), "time.Duration") {
+			t.Errorf("%q: %v, want %s", text, err, want)
+		}
+	}
+}
+
+// Origins and proxies are taken as people paste them, and kept as they are compared.
+func TestOriginsAndProxiesAreNormalized(t *testing.T) {
+	c, err := Load(write(t, `
+gateway:
+  url: HTTPS://Login.Example.com:443/
+  origins: ["https://App.example.com/", "http://a.example:80", "https://a.example:80", "http://[::1]:8080/", "https://a.example:8443"]
+  proxies: ["127.0.0.1", "2001:DB8::1", "::ffff:192.0.2.1", 10.0.0.0/8]
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := Gateway{
+		URL:     "https://login.example.com",
+		Origins: []string{"https://app.example.com", "http://a.example", "https://a.example:80", "http://[::1]:8080", "https://a.example:8443"},
+		Proxies: []string{"127.0.0.1/32", "2001:db8::1/128", "192.0.2.1/32", "10.0.0.0/8"},
+	}
+	if g := c.Gateway; g.URL != want.URL || !reflect.DeepEqual(g.Origins, want.Origins) || !reflect.DeepEqual(g.Proxies, want.Proxies) {
+		t.Errorf("got %q, %q, %q", g.URL, g.Origins, g.Proxies)
 	}
 }
 

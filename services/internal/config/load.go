@@ -5,10 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/netip"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/goccy/go-yaml"
 	"github.com/goccy/go-yaml/ast"
@@ -30,6 +33,7 @@ func Load(path string) (*Config, error) {
 		return nil, err
 	}
 	c.SMS.nameProviders()
+	c.Gateway.normalize()
 	if err := c.check(path, file); err != nil {
 		return nil, err
 	}
@@ -94,6 +98,20 @@ func (s *SMS) nameProviders() {
 	for i := range s.Providers {
 		p := &s.Providers[i]
 		p.Name = cmp.Or(p.Name, p.Kind)
+	}
+}
+
+// normalize turns origins and networks into the form in which they are compared. What is neither stays, for check to refuse.
+func (g *Gateway) normalize() {
+	g.URL = cmp.Or(origin(g.URL), g.URL)
+	for i, s := range g.Origins {
+		g.Origins[i] = cmp.Or(origin(s), s)
+	}
+	for i, s := range g.Proxies {
+		if addr, err := netip.ParseAddr(s); err == nil && addr.Zone() == "" {
+			addr = addr.Unmap()
+			g.Proxies[i] = netip.PrefixFrom(addr, addr.BitLen()).String()
+		}
 	}
 }
 
@@ -163,6 +181,9 @@ func dropNulls(node ast.Node) ast.Node {
 func located(path string, err error) error {
 	if at, ok := errors.AsType[yaml.Error](err); ok && at.GetToken() != nil {
 		token := at.GetToken()
+		if wrong, ok := errors.AsType[*yaml.TypeError](err); ok && wrong.DstType == reflect.TypeFor[time.Duration]() {
+			return fmt.Errorf("config: %s:%d: %s: want a time span such as 5m or 0s", path, token.Position.Line, token.Value)
+		}
 		return fmt.Errorf("config: %s:%d: %s: %s", path, token.Position.Line, cmp.Or(token.Value, "value"), firstLine(at.GetMessage()))
 	}
 	return fmt.Errorf("config: %s: %s", path, firstLine(err.Error()))
