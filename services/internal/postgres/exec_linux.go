@@ -8,3 +8,10 @@ import "syscall"
 func childOf(runAs *syscall.Credential) *syscall.SysProcAttr {
 	return &syscall.SysProcAttr{Credential: runAs, Setpgid: true, Pdeathsig: syscall.SIGINT}
 }
+
+// killedWithUs is as childOf, for a program that may be ended at any point: it is, the moment that we are.
+func killedWithUs(runAs *syscall.Credential) *syscall.SysProcAttr {
+	attr := childOf(runAs)
+	attr.Pdeathsig = syscall.SIGKILL
+	return attr
+}

@@ -9,3 +9,6 @@ import "syscall"
 func childOf(runAs *syscall.Credential) *syscall.SysProcAttr {
 	return &syscall.SysProcAttr{Credential: runAs, Setpgid: true}
 }
+
+// killedWithUs is childOf: see there.
+func killedWithUs(runAs *syscall.Credential) *syscall.SysProcAttr { return childOf(runAs) }

@@ -1,6 +1,8 @@
 package postgres
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -9,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"syscall"
 
 	"github.com/rs/zerolog"
@@ -47,6 +50,7 @@ func (c *cluster) open(ctx context.Context, passwordFile string) (string, error)
 			return "", err
 		}
 	}
+	c.clear()
 	if !exists {
 		if err := c.initialize(ctx, password); err != nil {
 			return "", err
@@ -70,18 +74,29 @@ func writePassword(file string, password []byte) error {
 	return nil
 }
 
+// unfinished is the name of a cluster in the making, to which each attempt adds one of its own: what an attempt that was killed has
+// left to itself may still be writing.
+const unfinished = "data.new"
+
+// clear removes what attempts that were killed have left. What can not be removed yet is in nobody's way, and a later start finds it.
+func (c *cluster) clear() {
+	left, _ := filepath.Glob(filepath.Join(c.home, unfinished+".*"))                                              // fails for a bad pattern only
+	for _, path := range append(left, filepath.Join(c.home, unfinished), filepath.Join(c.home, "password.new")) { // the last two as they once were
+		if err := os.RemoveAll(path); err != nil {
+			c.log.Debug().Err(err).Msg("an unfinished cluster can not be removed yet")
+		}
+	}
+}
+
 // initialize makes a cluster whose only way in is the superuser's password.
 func (c *cluster) initialize(ctx context.Context, password []byte) error {
-	making := filepath.Join(c.home, "data.new")
-	if err := os.RemoveAll(making); err != nil {
-		return fmt.Errorf("postgres: remove an unfinished cluster: %w", err)
-	}
-	if err := os.Mkdir(making, 0o700); err != nil {
+	defer c.clear()
+	making, err := os.MkdirTemp(c.home, unfinished+".*")
+	if err != nil {
 		return fmt.Errorf("postgres: %w", err)
 	}
 	// initdb reads the password as the server's user, who cannot open our copy of it.
-	handover := filepath.Join(c.home, "password.new")
-	defer os.Remove(handover)
+	handover := making + ".password"
 	if err := writePassword(handover, password); err != nil {
 		return err
 	}
@@ -92,25 +107,37 @@ func (c *cluster) initialize(ctx context.Context, password []byte) error {
 			}
 		}
 	}
-	args := []string{
-		"--pgdata=" + making, "--username=" + superuser, "--pwfile=" + handover,
-		"--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", "--data-checksums",
-	}
-	if c.fast {
-		args = append(args, "--no-sync")
-	}
-	p, err := c.start(exec.CommandContext(ctx, filepath.Join(c.bin, "initdb"), args...))
-	if err != nil {
+	if err := c.initdb(ctx, making, handover); err != nil {
 		return err
-	}
-	<-p.done
-	if p.err != nil {
-		return fmt.Errorf("postgres: initdb: %w: %s", p.err, p.said())
 	}
 	if err := os.Rename(making, c.data()); err != nil {
 		return fmt.Errorf("postgres: %w", err)
 	}
 	return syncFolder(c.home)
+}
+
+// initdb runs the program of this name to its end. Unlike a server it has nothing to finish when we die or give up: it is killed.
+func (c *cluster) initdb(ctx context.Context, folder, passwordFile string) error {
+	args := []string{
+		"--pgdata=" + folder, "--username=" + superuser, "--pwfile=" + passwordFile,
+		"--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", "--data-checksums",
+	}
+	if c.fast {
+		args = append(args, "--no-sync")
+	}
+	cmd := exec.CommandContext(ctx, filepath.Join(c.bin, "initdb"), args...)
+	var said bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &said, &said
+	cmd.Dir, cmd.Env = "/", []string{"LC_ALL=C", "PATH=" + c.bin + ":/usr/bin:/bin"} // as for the server
+	cmd.SysProcAttr = killedWithUs(c.runAs)
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) } // with the servers that it runs
+	// The signal at the parent's death is sent when the thread that forked ends.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("postgres: initdb: %w: %s", cmp.Or(ctx.Err(), err), bytes.TrimSpace(said.Bytes()))
+	}
+	return nil
 }
 
 // syncFolder makes the new names in a folder survive a crash of the machine.

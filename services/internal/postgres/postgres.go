@@ -5,7 +5,7 @@
 // A folder given as Config.Dir holds
 //
 //	data/        the cluster
-//	data.new/    a cluster in the making; a start that finds one removes it
+//	data.new.*   a cluster in the making; a later start removes what is left of one
 //	server.log   what the server says, without statements and values
 //
 // The folder belongs to this process, only data/ belongs to the server's user: PostgreSQL refuses

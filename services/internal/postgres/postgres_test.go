@@ -9,7 +9,9 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -188,13 +190,47 @@ func TestFolderInUse(t *testing.T) {
 func TestUnfinishedCluster(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Join(folder(t), "postgres")
-	unfinished := filepath.Join(dir, "data.new", "base")
-	if err := os.MkdirAll(unfinished, 0o711); err != nil {
+	left := filepath.Join(dir, "data.new", "base")
+	if err := os.MkdirAll(left, 0o711); err != nil {
 		t.Fatal(err)
 	}
 	start(t, Config{Dir: dir, Fast: true})
-	if _, err := os.Stat(unfinished); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("%s: %v", unfinished, err)
+	if _, err := os.Stat(left); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("%s: %v", left, err)
+	}
+}
+
+// What an attempt that was killed has left to itself may still be writing: that keeps no start, and a later one removes it.
+func TestUnfinishedClusterThatIsStillWritten(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(folder(t), "postgres")
+	left := []string{filepath.Join(dir, unfinished), filepath.Join(dir, unfinished+".1")}
+	ctx, cancel := context.WithCancel(t.Context())
+	var writing sync.WaitGroup
+	written := make(chan struct{}, len(left))
+	for _, folder := range left {
+		writing.Go(func() {
+			for n := 0; ctx.Err() == nil; n++ {
+				_ = os.MkdirAll(filepath.Join(folder, "base", strconv.Itoa(n%100)), 0o711) // it is removed at any moment
+				if n == 100 {
+					written <- struct{}{}
+				}
+			}
+		})
+	}
+	for range left {
+		<-written
+	}
+	s, err := Start(deadline(t), Config{Dir: dir, Fast: true})
+	cancel()
+	writing.Wait()
+	if err != nil {
+		t.Fatal(err)
+	}
+	stop(t, s)
+	start(t, Config{Dir: dir, Fast: true})
+	if left, err := filepath.Glob(filepath.Join(dir, "*.new*")); len(left) > 0 || err != nil {
+		t.Errorf("left: %q, %v", left, err)
 	}
 }
 

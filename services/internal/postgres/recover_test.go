@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"bufio"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -87,6 +88,59 @@ func TestServerEndsWithKilledParent(t *testing.T) {
 	if err := c.awaitEnd(deadline(t)); err != nil {
 		t.Error("the server lives on: ", err)
 	}
+}
+
+// The parent dies by kill -9 while it makes its first cluster: initdb dies with it, whatever it is at, and the next start begins anew.
+func TestKilledWhileMakingTheCluster(t *testing.T) {
+	t.Parallel()
+	if _, err := os.Stat("/proc/self/cmdline"); err != nil {
+		return // not Linux
+	}
+	dir, bin := filepath.Join(folder(t), "postgres"), folder(t)
+	busy := filepath.Join(bin, "busy")
+	// One that hears no other signal, as if it were busy for ever.
+	script := "#!/bin/sh\nmkdir ${1#--pgdata=}/base\ntrap '' HUP INT TERM\nexec cat " + busy + "\n"
+	if err := errors.Join(
+		os.WriteFile(filepath.Join(bin, "initdb"), []byte(script), 0o755),
+		os.Symlink(filepath.Join(binaries(t), "postgres"), filepath.Join(bin, "postgres")),
+		syscall.Mkfifo(busy, 0o644), // nobody ever writes there
+	); err != nil {
+		t.Fatal(err)
+	}
+	child := command(t, nil, os.Args[0])
+	child.Env = append(os.Environ(), childDir+"="+dir, "PATH="+bin)
+	begin(t, child)
+	var initdb int
+	isBusy := func() bool { initdb = processOf("cat\x00" + busy); return initdb != 0 }
+	if err := poll(deadline(t), isBusy); err != nil {
+		t.Fatal("no initdb: ", err)
+	}
+	t.Cleanup(func() {
+		if isBusy() {
+			_ = syscall.Kill(initdb, syscall.SIGKILL)
+		}
+	})
+	kill(t, child.Process.Pid)
+	s := start(t, Config{Dir: dir, Fast: true})
+	if err := poll(deadline(t), func() bool { return !isBusy() }); err != nil {
+		t.Error("initdb lives on: ", err)
+	}
+	connect(t, s.URL())
+	if left, err := filepath.Glob(filepath.Join(dir, unfinished+"*")); len(left) > 0 || err != nil {
+		t.Errorf("left: %q, %v", left, err)
+	}
+}
+
+// processOf is the number of the process with a command line, or 0.
+func processOf(line string) int {
+	paths, _ := filepath.Glob("/proc/[0-9]*/cmdline") // fails for a bad pattern only
+	for _, path := range paths {
+		if said, err := os.ReadFile(path); err == nil && strings.HasPrefix(string(said), line) {
+			pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(path)))
+			return pid
+		}
+	}
+	return 0
 }
 
 // A server that nobody told of its parent's death, such as one whose parent crashed on macOS.
