@@ -39,7 +39,7 @@ func (g *gateway) authCheck(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// loginURL is the login page, which also steps up, and leads back to what the browser asked the proxy for.
+// loginURL is the login page, which also steps up. It leads back to what the browser asked the proxy for.
 func (g *gateway) loginURL(r *http.Request, app string) string {
 	query := url.Values{"app": {app}}
 	own := g.border.at(r, r.Host) // what proxies forward here is the app's host, not the gateway's

@@ -68,7 +68,7 @@ func (g *gateway) browserLogin(r *http.Request) (login events.Login, returnTo st
 }
 
 // keepName leaves the name that a login by ID was begun with in the browser, so that it need not be typed again for a password.
-// It is sealed: neither the bus nor a URL tells it, and this cookie does not either. It is apart from the login's cookie, which
+// It is sealed, since this cookie should give it away as little as the bus and URLs do. It is not part of the login's cookie, which
 // older instances read too.
 func (g *gateway) keepName(w http.ResponseWriter, login events.Login, name string) error {
 	sealed, err := g.keys.seal(typedName, login, name)

@@ -38,7 +38,7 @@ func toDevicesByLogin(w http.ResponseWriter, r *http.Request) {
 	http.Redirect(w, r, "/login?"+url.Values{"app": {demoApp}, "return_to": {"/devices"}}.Encode(), http.StatusSeeOther)
 }
 
-// moreForDevices leads to the login that gives a session with which the user may change phones, and back to the page.
+// moreForDevices leads to the login after which the user may change phones, and from there back to the page.
 func moreForDevices(w http.ResponseWriter, r *http.Request, response events.DeviceResponse) error {
 	if response.Authenticate == "" { // the session has ended meanwhile
 		toDevicesByLogin(w, r)
@@ -86,18 +86,7 @@ func (g *gateway) showDevices(w http.ResponseWriter, r *http.Request, s *session
 	return g.pages.Render(w, status, g.language(w, r), page)
 }
 
-// readResponse reads what pushnotifier answered, or makes an error of it.
-func readResponse(response events.DeviceResponse, dst any) error {
-	if response.Status/100 != 2 {
-		return &httpapi.Problem{Status: response.Status, RetryAfter: time.Duration(response.RetryAfter) * time.Second}
-	}
-	if err := json.Unmarshal(response.Body, dst); err != nil {
-		return fmt.Errorf("answer of pushnotifier: %w", err)
-	}
-	return nil
-}
-
-// inviteForm answers POST /devices: a link, once good, by which a phone becomes the user's. It is shown and nowhere kept.
+// inviteForm answers POST /devices with a link, good once, by which a phone becomes the user's. It is shown, and kept nowhere.
 func (g *gateway) inviteForm(w http.ResponseWriter, r *http.Request) error {
 	return g.changeDevices(w, r, http.MethodPost, "/v1/activations", nil, func(response events.DeviceResponse) error {
 		var invitation struct {

@@ -11,14 +11,14 @@ import (
 // errForged says that a form does not come from a page that this browser got.
 var errForged = &httpapi.Problem{Status: http.StatusForbidden}
 
-// What a form is about, beside logins, which stand for themselves.
+// What a form is about. Forms of a login's page have its id here.
 const (
 	aboutLogin  = "login"
 	aboutLogout = "logout"
 )
 
-// formToken binds a form to the browser and to what the form is about (SP 800-63B-4 section 5.1: the content of a POST
-// holds a session identifier).
+// formToken binds a form to the browser and to what the form is about (SP 800-63B-4 section 5.1 wants a session identifier
+// in the content of a POST).
 func (g *gateway) formToken(w http.ResponseWriter, r *http.Request, about string) string {
 	return tokenEncoding.EncodeToString(g.keys.mac(formToken, g.browser(w, r)+"/"+about))
 }

@@ -1,9 +1,8 @@
 package gateway
 
 import (
-	"errors"
+	"encoding/json"
 	"fmt"
-	"io"
 	"mime"
 	"net/http"
 	"strings"
@@ -61,13 +60,13 @@ func (g *gateway) forwardUser(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// fresh tells whether a session is young enough to change phones with: whoever finds a screen unlocked, or a session's
-// token, must not be able to make a phone of their own the user's.
+// fresh tells whether a session is young enough to change phones with: whoever finds an unlocked screen or the token of a session
+// must not be able to add a phone of their own.
 func (g *gateway) fresh(s *sessions.Session) bool {
 	return g.now().Sub(s.Created) < g.cfg.Session.Fresh
 }
 
-// forward hands on a request as it came. q says who asks.
+// forward hands on a request as it came, from the caller that q names.
 func (g *gateway) forward(w http.ResponseWriter, r *http.Request, q events.DeviceRequest) (events.DeviceResponse, error) {
 	body, err := g.jsonBody(w, r)
 	if err != nil {
@@ -86,14 +85,11 @@ func (g *gateway) hand(r *http.Request, q events.DeviceRequest) (events.DeviceRe
 	return g.client.Device(r.Context(), q)
 }
 
-// jsonBody is the body of a request, unread.
+// jsonBody is the body of a request, empty or JSON by its type. What it says is for pushnotifier to read.
 func (g *gateway) jsonBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, g.cfg.Gateway.MaxBody))
-	if _, tooLarge := errors.AsType[*http.MaxBytesError](err); tooLarge {
-		return nil, &httpapi.Problem{Status: http.StatusRequestEntityTooLarge, Detail: "the body is too large"}
-	}
+	body, err := httpapi.ReadBody(w, r, g.cfg.Gateway.MaxBody)
 	if err != nil {
-		return nil, &httpapi.Problem{Status: http.StatusBadRequest, Detail: "the body ended early"}
+		return nil, err
 	}
 	media, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
 	if len(body) > 0 && (err != nil || media != "application/json") {
@@ -109,7 +105,18 @@ func writeResponse(w http.ResponseWriter, response events.DeviceResponse) {
 	if response.Authenticate != "" {
 		w.Header().Set("WWW-Authenticate", response.Authenticate)
 	}
-	retryAfter(w, &httpapi.Problem{RetryAfter: time.Duration(response.RetryAfter) * time.Second})
+	httpapi.SetRetryAfter(w, time.Duration(response.RetryAfter)*time.Second)
 	w.WriteHeader(response.Status)
 	_, _ = w.Write(response.Body) // fails only if the client has gone
+}
+
+// readResponse reads what pushnotifier answered, or makes an error of it.
+func readResponse(response events.DeviceResponse, dst any) error {
+	if response.Status/100 != 2 {
+		return &httpapi.Problem{Status: response.Status, RetryAfter: time.Duration(response.RetryAfter) * time.Second}
+	}
+	if err := json.Unmarshal(response.Body, dst); err != nil {
+		return fmt.Errorf("answer of pushnotifier: %w", err)
+	}
+	return nil
 }

@@ -121,7 +121,7 @@ func Build(ctx context.Context, env *runtime.Env) (*runtime.Worker, error) {
 	}}, nil
 }
 
-// handler is the gateway's HTTP: this table, inside of what holds for every request.
+// handler serves all of the gateway's HTTP: this table, wrapped in what holds for every request.
 func (g *gateway) handler() http.Handler {
 	mux := http.NewServeMux()
 	for pattern, handle := range map[string]func(http.ResponseWriter, *http.Request) error{
@@ -180,10 +180,11 @@ func (g *gateway) api(handle func(http.ResponseWriter, *http.Request) error) htt
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if err := handle(w, r); err != nil {
 			g.report(r, err)
-			if p := g.problem(err); p.Status == http.StatusUnauthorized && w.Header().Get("WWW-Authenticate") == "" {
+			p := g.problem(err)
+			if p.Status == http.StatusUnauthorized && w.Header().Get("WWW-Authenticate") == "" {
 				w.Header().Set("WWW-Authenticate", "Bearer") // RFC 9110 section 15.5.2 asks for one
 			}
-			g.problem(err).Write(w)
+			p.Write(w)
 		}
 	})
 }

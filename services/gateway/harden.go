@@ -8,7 +8,7 @@ import (
 
 // harden sets what holds for every answer, and lets scripts of the configured origins use the API.
 func (g *gateway) harden(next http.Handler) http.Handler {
-	// Browsers hold a redirect that follows a form against form-action, so that it must name where logins lead to.
+	// Browsers check a redirect that answers a form against form-action too, so it must name where logins lead to.
 	formAction := strings.Join(append([]string{"form-action 'self'"}, g.cfg.Gateway.Origins...), " ")
 	contentPolicy := "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; font-src 'self'; " +
 		"connect-src 'self'; " + formAction + "; frame-ancestors 'none'; base-uri 'none'"
@@ -30,7 +30,7 @@ func (g *gateway) harden(next http.Handler) http.Handler {
 }
 
 // crossOriginAPI permits scripts of the configured origins to use the API (Fetch, CORS protocol), and reports whether
-// that was all that the request asked.
+// the request only asked for that permission.
 func (g *gateway) crossOriginAPI(w http.ResponseWriter, r *http.Request) (answered bool) {
 	h, origin := w.Header(), r.Header.Get("Origin")
 	h.Add("Vary", "Origin")

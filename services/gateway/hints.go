@@ -16,8 +16,8 @@ type hints struct {
 
 func newHints(most int) *hints { return &hints{most: most, streams: make(map[string][]chan struct{})} }
 
-// join opens a stream of a phone. It is closed when there are too many newer ones: a phone that changes its network leaves
-// some behind.
+// join opens a stream of a phone, and closes the oldest if there are too many: a phone that changes its network leaves some
+// behind.
 func (h *hints) join(device string) chan struct{} {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -40,7 +40,7 @@ func (h *hints) leave(device string, stream chan struct{}) {
 	}
 }
 
-// tell hints to a phone that there is something new. Hints that come while the last one is being written are one.
+// tell hints to a phone that there is something new. Hints that come while one is being written become one.
 func (h *hints) tell(device string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -52,7 +52,7 @@ func (h *hints) tell(device string) {
 	}
 }
 
-// The data is empty, but there: browsers dispatch no event without.
+// The data is empty, but has to be there: without it browsers dispatch no event.
 const promptsEvent = "event: prompts\ndata:\n\n"
 
 // streamHints answers GET /v1/authenticator/stream: an event for each hint. pushnotifier says whether the phone is known;

@@ -9,8 +9,8 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// maxSources bounds the memory of the limits, at about 200 bytes each. Who can use more networks than that at once is
-// held up by the limits per user.
+// maxSources bounds the memory of the limits, at about 200 bytes each. The limits per user hold up whoever can use more
+// networks than that at once.
 const maxSources = 100_000
 
 // limits are token buckets, one per source. A source may use its minute's share at once.
@@ -28,7 +28,7 @@ func newLimits(perMinute int) (*limits, error) {
 	return &limits{perMinute: perMinute, buckets: buckets}, nil
 }
 
-// take takes one login, or one request about phones, from the source's share, or says how long until there is one.
+// take takes one request from the source's share, or says how long to wait for it.
 func (l *limits) take(source netip.Prefix, now time.Time) (wait time.Duration) {
 	reservation := l.bucket(source).ReserveN(now, 1)
 	if wait = reservation.DelayFrom(now); wait > 0 {

@@ -34,14 +34,14 @@ type contextKey int
 
 const loginKey contextKey = iota
 
-// noteLogin has the line of log say which login the request was about.
+// noteLogin makes the request's line in the log say which login it was about.
 func noteLogin(r *http.Request, login events.Login) {
 	if note, ok := r.Context().Value(loginKey).(*events.Login); ok {
 		*note = login
 	}
 }
 
-// observe counts each request and logs one line of it. Neither holds who asked, nor anything that they sent.
+// observe counts each request and logs it in one line. Neither says who asked, or what they sent.
 func (g *gateway) observe(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		start := time.Now()
@@ -93,7 +93,7 @@ func (w *statusWriter) status() int {
 // Unwrap lets http.ResponseController reach the connection.
 func (w *statusWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
-// methodOf is the method of a request as far as anybody has defined it: a client may send any word for one.
+// methodOf is the method of a request, if it is a usual one: a client may send any word as its method.
 func methodOf(r *http.Request) string {
 	switch r.Method {
 	case http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete, http.MethodOptions:

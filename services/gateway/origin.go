@@ -11,7 +11,7 @@ import (
 )
 
 // A border knows what is inside and what is outside: the gateway's own origin, the origins that it trusts, and the
-// reverse proxies whose word it takes for who is asking.
+// reverse proxies that it believes about who is asking.
 type border struct {
 	url     string // the gateway's own origin, if it is configured
 	origins []string
@@ -34,7 +34,7 @@ func (b *border) isProxy(addr netip.Addr) bool {
 	return slices.ContainsFunc(b.proxies, func(p netip.Prefix) bool { return p.Contains(addr) })
 }
 
-// peer is who is at the other end of the connection. The zero Addr, which is nobody's, if that is not known.
+// peer is the address at the other end of the connection, or the zero Addr, which is nobody's, if it is not known.
 func peer(r *http.Request) netip.Addr {
 	at, err := netip.ParseAddrPort(r.RemoteAddr)
 	if err != nil {
@@ -43,8 +43,8 @@ func peer(r *http.Request) netip.Addr {
 	return at.Addr().Unmap()
 }
 
-// client is who is asking: the rightmost address that a configured proxy reports and that is no proxy itself. What
-// stands further left, or comes from anybody else, may be invented.
+// client is the client's address: the rightmost one that a configured proxy reports and that is no proxy itself. What
+// stands further left, or comes from anybody else, may be made up.
 func (b *border) client(r *http.Request) netip.Addr {
 	addr := peer(r)
 	if !b.isProxy(addr) {
@@ -64,7 +64,7 @@ func (b *border) client(r *http.Request) netip.Addr {
 	return addr
 }
 
-// source is the client's network: one address of IPv4, and the /64 that one site gets of IPv6.
+// source is the client's network: a single IPv4 address, or the /64 that one site gets of IPv6.
 func (b *border) source(r *http.Request) netip.Prefix {
 	addr := b.client(r)
 	bits := addr.BitLen()
@@ -73,7 +73,7 @@ func (b *border) source(r *http.Request) netip.Prefix {
 	}
 	network, err := addr.Prefix(bits)
 	if err != nil {
-		return netip.Prefix{} // all whose address is not known share one
+		return netip.Prefix{} // shared by all whose address is not known
 	}
 	return network
 }
@@ -98,7 +98,7 @@ func (b *border) own(r *http.Request) string {
 	return b.at(r, r.Host)
 }
 
-// at is the gateway's origin if host is its name, unless it is configured.
+// at is the configured origin of the gateway, or the one that follows from the host by which it is reached.
 func (b *border) at(r *http.Request, host string) string {
 	switch {
 	case b.url != "":

@@ -3,7 +3,6 @@ package gateway
 import (
 	"errors"
 	"net/http"
-	"strconv"
 	"strings"
 	"time"
 
@@ -13,7 +12,7 @@ import (
 	"github.com/sekisho/sekisho/services/internal/httpapi"
 )
 
-// busyFor is what a client is told to wait when the bus or the database is away. Both come back within seconds.
+// busyFor is how long a client is told to wait when the bus or the database is away. Both come back within seconds.
 const busyFor = 2 * time.Second
 
 // problem is what the client may know of an error.
@@ -46,7 +45,7 @@ func (g *gateway) problem(err error) *httpapi.Problem {
 	}
 }
 
-// report logs an error that is ours. Clients that leave are none.
+// report logs an error that is our fault. That a client has left is none.
 func (g *gateway) report(r *http.Request, err error) {
 	if g.problem(err).Status >= http.StatusInternalServerError && r.Context().Err() == nil {
 		g.log.Error().Err(err).Str("route", r.Pattern).Msg("request failed")
@@ -54,17 +53,11 @@ func (g *gateway) report(r *http.Request, err error) {
 }
 
 func (g *gateway) problemPage(w http.ResponseWriter, r *http.Request, p *httpapi.Problem) {
-	retryAfter(w, p)
+	httpapi.SetRetryAfter(w, p.RetryAfter)
 	lang := g.language(w, r)
 	onPhone := strings.HasPrefix(r.URL.Path, authenticator.Path+"/")
 	if err := g.pages.Render(w, p.Status, lang, pages.Problem{Status: p.Status, OnPhone: onPhone}); err != nil {
 		g.log.Error().Err(err).Str("route", r.Pattern).Msg("problem was not shown")
-	}
-}
-
-func retryAfter(w http.ResponseWriter, p *httpapi.Problem) {
-	if p.RetryAfter > 0 {
-		w.Header().Set("Retry-After", strconv.Itoa(int((p.RetryAfter+time.Second-1)/time.Second)))
 	}
 }
 

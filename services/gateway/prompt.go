@@ -55,7 +55,7 @@ func (g *gateway) place(r *http.Request) string {
 	return where + " (" + address.String() + ")"
 }
 
-// Browsers and systems as people call them. What a client calls itself otherwise is not passed on: it would be a stranger's
+// Browsers and systems as people call them. Whatever else a client calls itself is not passed on: it would put a stranger's
 // words on the user's phone.
 var (
 	browsers = map[string]string{
@@ -69,7 +69,7 @@ var (
 	}
 )
 
-// browserInWords is a User-Agent header in a few words, empty if it says nothing that people know.
+// browserInWords is a User-Agent header in a few words, empty if it names nothing that people know.
 func browserInWords(header string) string {
 	ua := useragent.Parse(cut(header))
 	words := []string{browsers[ua.Name], systems[ua.OS]}

@@ -12,8 +12,8 @@ import (
 )
 
 // fromSession is the method of a login that steps up from the session of whoever starts it: the user shows what the app
-// asks for beyond what was shown for that session, and gets a new session in its place. On the bus it is a login by ID only
-// that names the session; identityverifier and sessionissuer look at the session again.
+// asks for beyond what that session rests on, and gets a new session in its place. On the bus it is a login by ID that names
+// the session; identityverifier and sessionissuer look at the session again.
 const fromSession events.Method = "session"
 
 // errShort says that the session is good, but not enough for the app.
@@ -28,9 +28,9 @@ const (
 	enough
 )
 
-// standing holds a session against the policy of an app, and against how many factors are asked for beside that, if any. In its
-// own app it is enough by itself: that app's policy has granted it. In another app it must have what that app would have asked for,
-// had the login been one to it.
+// standing compares a session with the policy of an app, and with the number of factors that is asked for besides, if any. In its own
+// app a session is enough by itself, since that app's policy has granted it. In another app it needs as much as a login to that app
+// would have needed.
 func (g *gateway) standing(s *sessions.Session, app string, asked int) standing {
 	a := g.policy.Policy().Apps[app]
 	if a == nil {
@@ -53,7 +53,7 @@ func (g *gateway) standing(s *sessions.Session, app string, asked int) standing 
 	return enough
 }
 
-// sessionFor is the request's session, if it is enough for the app; else [errShort] or [errNobody].
+// sessionFor is the request's session, if it is enough for the app. Otherwise the error is errShort or errNobody.
 func (g *gateway) sessionFor(r *http.Request, app string) (*sessions.Session, error) {
 	s, err := g.session(r, true)
 	if err != nil {
@@ -69,7 +69,7 @@ func (g *gateway) sessionFor(r *http.Request, app string) (*sessions.Session, er
 	}
 }
 
-// stepUp is the request's session, if a login to the app may step up from it to so many factors.
+// stepUp is the request's session, if a login to the app may step up from it to the number of factors asked for.
 func (g *gateway) stepUp(r *http.Request, app string, asked int, cookies bool) (*sessions.Session, error) {
 	s, err := g.session(r, cookies)
 	if err != nil {
@@ -85,7 +85,7 @@ func (g *gateway) stepUp(r *http.Request, app string, asked int, cookies bool) (
 	}
 }
 
-// stepUpPage asks who is logged in whether to go on. It takes a form to start a login: a link that anybody may set must not
+// stepUpPage asks the user whether to go on. It takes a form to start the login, since a link, which anybody may set, must not
 // send text messages.
 func (g *gateway) stepUpPage(w http.ResponseWriter, r *http.Request, s *sessions.Session, app, acr, returnTo string) error {
 	lang := g.language(w, r)

@@ -15,7 +15,7 @@ import (
 	"github.com/sekisho/sekisho/events"
 )
 
-// A purpose separates what the gateway's one secret key is used for: what was made for one purpose means nothing to another.
+// A purpose is one of the uses of the gateway's one secret key. What was made for one purpose means nothing to another.
 type purpose string
 
 const (
@@ -32,7 +32,7 @@ const (
 // keys are what the gateway signs with. Every instance of the gateway has the same.
 type keys struct {
 	gateway string
-	id      byte // tells the secret key that a token was made with, so that one that was replaced is recognized
+	id      byte // of the secret key, so that a token made with one that was replaced since is recognized
 	derived map[purpose][]byte
 }
 
@@ -59,7 +59,7 @@ func (k *keys) valid(p purpose, data string, mac []byte) bool {
 	return hmac.Equal(k.mac(p, data), mac)
 }
 
-// tag stands for a value that must not be told.
+// tag stands for a value that must not be disclosed.
 func (k *keys) tag(value string) string { return hex.EncodeToString(k.mac(sourceTag, value)[:16]) }
 
 // A token names a login and proves that this gateway said so. Its bytes, before base64url: version, key id, the login's
@@ -103,7 +103,7 @@ func (k *keys) login(p purpose, token string) (events.Login, bool) {
 	return login, true
 }
 
-// seal hides a text from everybody but the gateway, who finds it only where it belongs: with the login.
+// seal hides a text from everybody but the gateway, and binds it to the login: it opens with no other.
 func (k *keys) seal(p purpose, login events.Login, text string) (string, error) {
 	box, err := k.box(p)
 	if err != nil {

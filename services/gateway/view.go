@@ -99,10 +99,10 @@ func (g *gateway) view(r *http.Request, state *events.State, bearer bool) (*logi
 	return v, err
 }
 
-// attemptsLeft knows the setting, which the events do not tell before the first answer.
+// attemptsLeft applies the setting, of which the events say nothing before the first answer.
 func (g *gateway) attemptsLeft(c *events.Challenge) int { return min(c.AttemptsLeft, g.cfg.Attempts) }
 
-// numberToShow is what to type on the phone, empty where the phone does not ask for it, or takes no more answers.
+// numberToShow is what to type on the phone; empty if the phone does not ask for a number, or takes no more answers.
 func (g *gateway) numberToShow(login events.Login, c *events.Challenge) string {
 	if c.Factor != events.Push || !c.Number || c.Rejected == events.RejectedExhausted {
 		return ""
@@ -110,8 +110,8 @@ func (g *gateway) numberToShow(login events.Login, c *events.Challenge) string {
 	return g.keys.number(login)
 }
 
-// approveURL is where a provider hosts the approval, which leads back to this gateway, as only the gateway knows how the
-// browser reaches it. Empty if the phone is asked.
+// approveURL is the page of a provider that hosts the approval, with the way back to this gateway: only the gateway knows how
+// the browser reaches it. It is empty if the phone is asked.
 func (g *gateway) approveURL(r *http.Request, login events.Login, c *events.Challenge) string {
 	target, err := url.Parse(c.URL)
 	if c.URL == "" || err != nil || target.Scheme != "https" && target.Scheme != "http" {
@@ -123,11 +123,11 @@ func (g *gateway) approveURL(r *http.Request, login events.Login, c *events.Chal
 	return target.String()
 }
 
-// grantWindow is how long after the grant the session's token is given out, if it has not been used before. Then the
-// secret of the login is worth nothing any more.
+// grantWindow is how long after the grant the session's token is given out, unless the session has been used. After that the
+// secret of the login is worth nothing.
 const grantWindow = time.Minute
 
-// grant is the session of a granted login, nil if it is over, and its token while that may be given out.
+// grant is the session of a granted login, nil if the session has ended, and its token for as long as that may be given out.
 func (g *gateway) grant(ctx context.Context, state *events.State) (session *sessions.Session, token string, err error) {
 	session, err = g.sessions.granted(ctx, state)
 	if errors.Is(err, errNobody) {

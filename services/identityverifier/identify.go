@@ -21,18 +21,15 @@ const maxSkew = 2 * time.Minute
 
 // identify answers a request with identified or refused.
 func (v *verifier) identify(ctx context.Context, e *events.Event, requested *events.Requested) ([]*events.Event, error) {
-	answer, finish, err := v.answer(ctx, e, requested)
-	if err != nil || finish == nil {
+	answer, result, err := v.answer(ctx, e, requested)
+	if err != nil || result == nil {
 		return []*events.Event{answer}, err
 	}
-	return nil, finish(ctx, func() error { return v.bus.Store(ctx, e, answer) })
+	return nil, v.users.Finish(ctx, *result, func() error { return v.bus.Store(ctx, e, answer) })
 }
 
-// A finish records the result of an attempt with a password, and calls tell before or after that; see [directory.Directory.Finish].
-type finish func(ctx context.Context, tell func() error) error
-
-// answer finds out who it is. finish is nil where no attempt was counted.
-func (v *verifier) answer(ctx context.Context, e *events.Event, requested *events.Requested) (answer *events.Event, finish finish, err error) {
+// answer finds out who it is. result is what is to be finished, nil where no attempt with a password was counted.
+func (v *verifier) answer(ctx context.Context, e *events.Event, requested *events.Requested) (answer *events.Event, result *directory.Result, err error) {
 	if e.Login.Time().Sub(e.Stored).Abs() > maxSkew {
 		return nil, nil, bus.Permanent(errors.New("the time in the login id is more than two minutes from the broker's"))
 	}
@@ -58,7 +55,7 @@ func (v *verifier) answer(ctx context.Context, e *events.Event, requested *event
 	}, ""
 	if requested.Method == events.Password {
 		claim := directory.Claim{Who: who, Stranger: "?" + v.stranger(name).ID, Event: e.ID(), Digest: digest(requested.Identity)}
-		account, reason, finish, err = v.checkPassword(ctx, claim, identity.Password)
+		account, reason, result, err = v.checkPassword(ctx, claim, identity.Password)
 	} else if account, err = v.users.Account(ctx, who); err == nil {
 		switch {
 		case identity.Session != "":
@@ -72,14 +69,14 @@ func (v *verifier) answer(ctx context.Context, e *events.Event, requested *event
 		return nil, nil, err
 	}
 	if reason != "" {
-		return events.New(e.Login, 0, &events.Refused{Reason: reason}), finish, nil
+		return events.New(e.Login, 0, &events.Refused{Reason: reason}), result, nil
 	}
 	found.User, found.Generation, found.Factors, found.Device = account.ID, account.Generation, account.Factors, account.Device
 	found.Locale = cmp.Or(requested.Locale, account.Locale)
 	hash := sha256.Sum256([]byte(name))
 	found.Subject, err = v.sealer.Seal("riskassessor", e.Login.Subject(events.StepIdentified, 0), "subject",
 		events.Subject{UserHash: hex.EncodeToString(hash[:])})
-	return events.New(e.Login, 0, found), finish, err
+	return events.New(e.Login, 0, found), result, err
 }
 
 // deviceHash is the name of a browser as counters and events carry it.

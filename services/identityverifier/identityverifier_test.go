@@ -449,9 +449,9 @@ func TestRedelivery(t *testing.T) {
 	run := func(e *events.Event) string {
 		t.Helper()
 		e.Stored = time.Now()
-		answer, finish, err := v.answer(t.Context(), e, e.Data.(*events.Requested))
+		answer, result, err := v.answer(t.Context(), e, e.Data.(*events.Requested))
 		w.check(err)
-		w.check(finish(t.Context(), func() error { return nil }))
+		w.check(v.users.Finish(t.Context(), *result, func() error { return nil }))
 		return says(answer)
 	}
 	for range 10 { // far more than the failures that lock

@@ -26,10 +26,10 @@ const right = "right"
 // second it is a lock like any other. Names that nobody has are locked in the same way.
 const contention = 50 * time.Millisecond
 
-// checkPassword looks the user up and returns the reason to refuse, "" for none, and how to record the result of the attempt.
+// checkPassword looks the user up and returns the reason to refuse, "" for none, and the result of the attempt.
 // Whatever the name and the password, it takes the same statements and one hash.
 func (v *verifier) checkPassword(ctx context.Context, claim directory.Claim, password string) (
-	account *directory.Account, reason string, finish finish, err error) {
+	account *directory.Account, reason string, result *directory.Result, err error) {
 	account, attempt, standing, err := v.users.Claim(ctx, claim)
 	if err != nil {
 		return nil, "", nil, err
@@ -49,9 +49,7 @@ func (v *verifier) checkPassword(ctx context.Context, claim directory.Claim, pas
 	case verdict != right:
 		reason = verdict
 	}
-	return account, reason, func(ctx context.Context, tell func() error) error {
-		return v.users.Finish(ctx, attempt, verdict, reason == "", tell)
-	}, nil
+	return account, reason, &directory.Result{Attempt: attempt, Verdict: verdict, Right: reason == ""}, nil
 }
 
 func (v *verifier) judge(ctx context.Context, account *directory.Account, allowed bool, password string) (verdict string, err error) {

@@ -29,22 +29,19 @@ type verifier struct {
 }
 
 func (v *verifier) verify(ctx context.Context, e *events.Event, answer *events.Answered) ([]*events.Event, error) {
-	decision, finish, err := v.decide(ctx, e, answer)
+	decision, result, err := v.decide(ctx, e, answer)
 	switch {
 	case err != nil || decision == nil:
 		return nil, err
-	case finish == nil:
+	case result == nil:
 		return []*events.Event{decision}, nil
 	}
-	return nil, finish(ctx, func() error { return v.bus.Store(ctx, e, decision) })
+	return nil, v.directory.Finish(ctx, *result, func() error { return v.bus.Store(ctx, e, decision) })
 }
 
-// A finish records the result of an attempt, and calls tell before or after that; see [directory.Directory.Finish].
-type finish func(ctx context.Context, tell func() error) error
-
 // decide says whether an answer is right. decision is nil for an answer that is another worker's, or that does not matter any more;
-// finish is nil where no attempt was counted.
-func (v *verifier) decide(ctx context.Context, e *events.Event, answer *events.Answered) (decision *events.Event, finish finish, err error) {
+// result is what is to be finished, nil where no attempt was counted.
+func (v *verifier) decide(ctx context.Context, e *events.Event, answer *events.Answered) (decision *events.Event, result *directory.Result, err error) {
 	if answer.Factor == events.Push {
 		return nil, nil, nil // another worker's
 	}
@@ -52,8 +49,10 @@ func (v *verifier) decide(ctx context.Context, e *events.Event, answer *events.A
 	if err != nil {
 		return nil, nil, err
 	}
-	if _, judged := bus.Get[*events.Rejected](history, e.N); judged != nil || over(history, answer.Round) {
-		return nil, nil, nil
+	rejected, _ := bus.Get[*events.Rejected](history, e.N)
+	verified, _ := bus.Get[*events.Verified](history, answer.Round)
+	if rejected != nil || verified != nil || history.Ended() {
+		return nil, nil, nil // it has its verdict, or nobody needs one any more
 	}
 	reject := func(reason string) *events.Event {
 		return events.New(e.Login, e.N, &events.Rejected{
@@ -67,7 +66,7 @@ func (v *verifier) decide(ctx context.Context, e *events.Event, answer *events.A
 		challenged.Factor != answer.Factor, answer.Factor != events.SMS, // to something that was not asked
 		e.N > v.attempts: // or one too many
 		return reject(events.RejectedWrong), nil, nil
-	case superseded(history, e, answer.Round):
+	case history.Replaced(answer.Round, e.Sequence):
 		return reject(events.RejectedSuperseded), nil, nil
 	case !e.Stored.Before(challenged.Expires):
 		return reject(events.RejectedExpired), nil, nil
@@ -99,39 +98,11 @@ func (v *verifier) decide(ctx context.Context, e *events.Event, answer *events.A
 	if verdict != right {
 		decision = reject(events.RejectedWrong)
 	}
-	return decision, func(ctx context.Context, tell func() error) error {
-		return v.directory.Finish(ctx, attempt, verdict, verdict == right, tell)
-	}, nil
+	return decision, &directory.Result{Attempt: attempt, Verdict: verdict, Right: verdict == right}, nil
 }
 
 // judgedBy lists the steps that the decision on an answer follows from.
-var judgedBy = []events.Step{events.StepWanted, events.StepChallenged, events.StepRejected, events.StepVerified,
-	events.StepCancelled, events.StepLapsed, events.StepClosed}
-
-// over tells whether no answer to a round matters any more: the round was answered rightly, or the login is at its end.
-func over(history bus.History, round int) bool {
-	for _, e := range history {
-		switch e.Step {
-		case events.StepClosed, events.StepCancelled, events.StepLapsed:
-			return true
-		case events.StepVerified:
-			if e.N == round {
-				return true
-			}
-		}
-	}
-	return false
-}
-
-// superseded tells whether a later round had been challenged when the answer came.
-func superseded(history bus.History, answer *events.Event, round int) bool {
-	for _, e := range history {
-		if e.Step == events.StepChallenged && e.N > round && e.Sequence < answer.Sequence {
-			return true
-		}
-	}
-	return false
-}
+var judgedBy = append([]events.Step{events.StepWanted, events.StepChallenged, events.StepRejected, events.StepVerified}, bus.Endings...)
 
 // attemptOf is the answer as the directory counts it: on the user's phone, over all logins and gateways.
 func attemptOf(e *events.Event, answer *events.Answered, wanted *events.Wanted) (directory.Attempt, error) {

@@ -171,9 +171,9 @@ func nobody() error { return nil }
 // verify handles an answer. It returns what became of it in short: "verified", "", or the reason of rejected and the attempts left.
 func verify(t *testing.T, v *verifier, e *events.Event) string {
 	t.Helper()
-	decision, finish, err := v.decide(t.Context(), e, e.Data.(*events.Answered))
-	if err == nil && finish != nil {
-		err = finish(t.Context(), nobody)
+	decision, result, err := v.decide(t.Context(), e, e.Data.(*events.Answered))
+	if err == nil && result != nil {
+		err = v.directory.Finish(t.Context(), *result, nobody)
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -399,7 +399,8 @@ func TestRedelivery(t *testing.T) {
 	expect(t, "wrong", verify(t, v, wrong), "wrong 4")
 
 	decided := s.login(t, "bob").challenged(t, 1).answered(t, 1, 1, "no")
-	if err := v.directory.Finish(t.Context(), begin(t, v, decided), "right", true, nobody); err != nil {
+	result := directory.Result{Attempt: begin(t, v, decided), Verdict: "right", Right: true}
+	if err := v.directory.Finish(t.Context(), result, nobody); err != nil {
 		t.Fatal(err)
 	}
 	expect(t, "what was decided stands", verify(t, v, decided), "verified sms:bob")

@@ -5,11 +5,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/rand"
 	"errors"
-	"fmt"
 	"math"
-	"slices"
-	"sync"
-	"time"
 
 	"github.com/sekisho/sekisho/events"
 	"github.com/sekisho/sekisho/services/internal/bus"
@@ -51,18 +47,18 @@ func (n *notifier) answer(ctx context.Context, c caller, token string) (*verdict
 	said := false
 	defer func() { release(said) }()
 	v, err := n.conclude(ctx, e, &signed{c.device, claims, p})
-	// Of "not me" more follows than a verdict, and none of it may get lost: decide does it.
+	// More than a verdict follows from "not me", and none of it may get lost: that is for decide.
 	said = err == nil && v.reason != events.RejectedNotMe
 	if err == nil && v.settled() {
-		// A process that dies before leaves the row open, which costs a look at the login: its events tell devices that it is over. And
-		// the device is asked about the login once more, if there is a notice of it.
+		// If this process dies first, the row stays open. That costs a look at the login, whose events say that the prompt is over, and
+		// the device is asked once more if there is a notice of the login.
 		over := end{*p, c.device.ID, v.reason == "" || v.reason == events.RejectedNotMe}
 		c.later("a prompt is over", func(ctx context.Context) error { return n.finish(ctx, over) })
 	}
 	return v, err
 }
 
-// conclude judges an answer that has been stored, and says so. What stands before it in the stream is known only now.
+// conclude judges an answer that has been stored, and publishes the verdict. Only now is it known what stands before it in the stream.
 func (n *notifier) conclude(ctx context.Context, e *events.Event, by *signed) (*verdict, error) {
 	history, err := n.historyOf(ctx, e)
 	if err != nil {
@@ -72,9 +68,9 @@ func (n *notifier) conclude(ctx context.Context, e *events.Event, by *signed) (*
 	switch {
 	case err != nil:
 		return nil, err
-	case v.reason == events.RejectedNotMe, judged(history, e, v): // decide, of another process, was faster, and may have ended the login
+	case v.reason == events.RejectedNotMe, judged(history, e, v): // decide in another process was faster, and may have ended the login
 		return v, nil
-	case ended(history):
+	case history.Ended():
 		return nil, errOver
 	}
 	_, _, err = n.bus.Publish(ctx, e, n.event(e, v))
@@ -118,8 +114,8 @@ func (n *notifier) answered(ctx context.Context, device directory.Device, claims
 func (n *notifier) open(history bus.History, round int) *events.Event {
 	challenged, e := bus.Get[*events.Challenged](history, round)
 	verified, _ := bus.Get[*events.Verified](history, round)
-	if challenged == nil || challenged.Factor != events.Push || verified != nil || ended(history) ||
-		!n.now().Before(challenged.Expires) || replaced(history, round, math.MaxUint64) {
+	if challenged == nil || challenged.Factor != events.Push || verified != nil || history.Ended() ||
+		!n.now().Before(challenged.Expires) || history.Replaced(round, math.MaxUint64) {
 		return nil
 	}
 	for _, each := range history {
@@ -132,8 +128,8 @@ func (n *notifier) open(history bus.History, round int) *events.Event {
 	return e
 }
 
-// take stores a response in the next free of the attempts that a login has. Two that race for one are told apart by their
-// nonces. The answer is in this process's hand until it is released.
+// take stores a response as the next free one of a login's attempts. Two that race for one are told apart by their nonces. The
+// answer is in this process's hand until it is released.
 func (n *notifier) take(ctx context.Context, history bus.History, cause *events.Event, round int, response events.Response) (_ *events.Event, release func(said bool), _ error) {
 	nonce := rand.Text()
 	for attempt := 1; attempt <= n.attempts; attempt++ {
@@ -160,124 +156,9 @@ func (n *notifier) take(ctx context.Context, history bus.History, cause *events.
 	return nil, nil, errOver
 }
 
-// A hand holds the answers that this process is about to judge for the devices that gave them, so that decide does not do
-// the same work at the same time. What is released without a verdict is decide's.
-type hand struct {
-	mu   sync.Mutex
-	held map[string]*held // by event id
-}
-
-type held struct {
-	released chan struct{}
-	said     bool // the verdict is stored
-}
-
-func (h *hand) hold(id string) (release func(said bool)) {
-	it := &held{released: make(chan struct{})}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.held == nil {
-		h.held = make(map[string]*held)
-	}
-	h.held[id] = it
-	return func(said bool) {
-		h.mu.Lock()
-		defer h.mu.Unlock()
-		it.said = said
-		close(it.released)
-		if h.held[id] == it { // else another answer tries for the same place
-			delete(h.held, id)
-		}
-	}
-}
-
-// said waits for an answer to be released, if it is held, and reports whether its verdict has been stored.
-func (h *hand) said(ctx context.Context, id string) bool {
-	h.mu.Lock()
-	it := h.held[id]
-	h.mu.Unlock()
-	if it == nil {
-		return false
-	}
-	select {
-	case <-it.released:
-		return it.said
-	case <-ctx.Done():
-		return false
-	}
-}
-
-// asking is what bears upon a prompt and its answers.
-var asking = append([]events.Step{events.StepRequested, events.StepWanted, events.StepChallenged, events.StepAnswered, events.StepRejected,
-	events.StepVerified}, endings...)
-
-// remembered is of how many logins this process remembers what it has read. A prompt that is fetched and answered is looked at four
-// times; some 3 KiB for each.
-const remembered = 4096
-
-// history reads what bears upon a login's prompts, but for what it has read before: no event changes.
-func (n *notifier) history(ctx context.Context, login events.Login) (bus.History, error) {
-	known, _ := n.read.Get(login)
-	place := uint64(0)
-	if len(known) > 0 {
-		place = known[len(known)-1].Sequence
-	}
-	news, err := n.bus.Since(ctx, login, place, asking)
-	if err != nil || len(news) == 0 {
-		return known, err
-	}
-	history := slices.Concat(known, news) // others may read what is known at this moment
-	n.read.Add(login, history)
-	return history, nil
-}
-
-// historyOf is the history of a login with an event, and waits for a replica that has it: that one has all that stands before it.
-func (n *notifier) historyOf(ctx context.Context, e *events.Event) (bus.History, error) {
-	for {
-		history, err := n.history(ctx, e.Login)
-		if err != nil || slices.ContainsFunc(history, func(other *events.Event) bool { return other.ID() == e.ID() }) {
-			return history, err
-		}
-		select {
-		case <-ctx.Done():
-			return nil, fmt.Errorf("pushnotifier: %w: %w", bus.ErrStale, ctx.Err())
-		case <-time.After(staleWait):
-		}
-	}
-}
-
-// staleWait is how soon a replica that was behind is asked again.
-const staleWait = 20 * time.Millisecond
-
 // finish takes a prompt off the devices of its user.
 func (n *notifier) finish(ctx context.Context, over end) error {
 	devices, err := n.store.end(ctx, over)
 	n.nudge(devices...)
 	return err
-}
-
-// decide handles every answered push. Most have their verdict already, by who took the answer from the device; this one
-// follows up where that process died between the two, judges what browsers bring back from a provider, and does what must
-// not get lost when a user disowns a login.
-func (n *notifier) decide(ctx context.Context, e *events.Event, answer *events.Answered) ([]*events.Event, error) {
-	if answer.Factor != events.Push {
-		return nil, nil // another worker's
-	}
-	if n.hand.said(ctx, e.ID()) {
-		return nil, nil
-	}
-	history, err := n.bus.History(ctx, e)
-	if err != nil {
-		return nil, err
-	}
-	v, err := n.judge(ctx, history, e, nil)
-	switch {
-	case err != nil:
-		return nil, err
-	case v.reason == events.RejectedNotMe:
-		return nil, n.disown(ctx, history, e, v)
-	case ended(history):
-		return nil, nil
-	}
-	return []*events.Event{n.event(e, v)}, nil
 }

@@ -39,7 +39,7 @@ type noticeView struct {
 	AppNames events.Names `json:"app_names,omitzero"`
 }
 
-// listPrompts lists what a device is asked and told. Which prompts are open is for their logins to say: a row may be behind.
+// listPrompts lists what a device is asked and told. Which prompts are open follows from their logins' events: rows may be behind.
 func (n *notifier) listPrompts(w http.ResponseWriter, r *http.Request, c caller) error {
 	waiting, err := n.store.waiting(r.Context(), c.user, c.device.ID)
 	if err != nil {

@@ -3,7 +3,6 @@ package pushnotifier
 import (
 	"context"
 	"crypto/sha256"
-	"encoding/base64"
 	"errors"
 	"slices"
 	"time"
@@ -23,7 +22,7 @@ func (n *notifier) dispatch(ctx context.Context, e *events.Event, wanted *events
 		return nil, nil // another worker's
 	}
 	history, err := n.history(ctx, e.Login)
-	if err != nil || ended(history) {
+	if err != nil || history.Ended() {
 		return nil, err
 	}
 	if requested, _ := bus.Get[*events.Requested](history, 0); requested == nil { // it led to this event, so it is there
@@ -35,13 +34,14 @@ func (n *notifier) dispatch(ctx context.Context, e *events.Event, wanted *events
 		expires = wanted.Deadline
 	}
 	intended, err := n.store.intend(ctx, prompt{place: place{e.Login, e.N}, User: wanted.User, Decoy: wanted.Decoy, Created: at, Expires: expires}, wanted.SourceTag)
+	if err != nil {
+		return nil, err
+	}
 	p, devices := intended.prompt, intended.devices
-	if wanted.Decoy { // asked for them like any other, and has none: a phone that was added since the user was identified is not theirs to answer with
+	if wanted.Decoy { // takes the same statements as any other, but asks no phone, not even one that was added since
 		devices = nil
 	}
 	switch {
-	case err != nil:
-		return nil, err
 	case p == nil:
 		return undelivered(e, events.UndeliveredLimited), nil
 	case !wanted.Decoy && len(devices) == 0: // removed since the user was identified
@@ -85,10 +85,10 @@ func (n *notifier) asked(history bus.History) events.Prompt {
 // wakeUp is what a push service gets to deliver. The phone asks for the rest.
 var wakeUp = []byte(`{"event":"prompts"}`)
 
-// topic names messages of which a push service need keep the newest only: at most 32 of base64url's characters.
+// topic names messages of which a push service need keep only the newest. It has 32 characters of base64url, the most that is allowed.
 func topic(about string) string {
 	sum := sha256.Sum256([]byte(about))
-	return base64.RawURLEncoding.EncodeToString(sum[:24])
+	return encode(sum[:24])
 }
 
 // wake tells devices that there is something to fetch: those whose page is open by the gateway, the others by their push
@@ -114,7 +114,7 @@ func (n *notifier) wake(ctx context.Context, devices []directory.Device, m Messa
 	}
 }
 
-// nudge hints at devices whose page is open. A hint that gets lost costs the time until the page asks by itself.
+// nudge hints to devices whose page is open that there is news. If a hint gets lost, the page finds the news when it next asks by itself.
 func (n *notifier) nudge(devices ...directory.Device) {
 	for _, d := range devices {
 		if d.Kind == directory.Sekisho {
@@ -123,7 +123,7 @@ func (n *notifier) nudge(devices ...directory.Device) {
 	}
 }
 
-// report takes in what became of a message at a push service.
+// report takes note of what became of a message at a push service.
 func (n *notifier) report(t Target, err error) {
 	switch {
 	case err == nil, errors.Is(err, provider.ErrOpen): // the breaker's change has been logged

@@ -20,8 +20,6 @@ import (
 // maxName bounds the name of a device, in characters.
 const maxName = 64
 
-func encode(b []byte) string { return base64.RawURLEncoding.EncodeToString(b) }
-
 // A deviceView is a device as its user sees it.
 type deviceView struct {
 	ID       string    `json:"id"`
@@ -58,8 +56,8 @@ func (n *notifier) activate(w http.ResponseWriter, r *http.Request, c caller) er
 
 var errTooManyDevices = &httpapi.Problem{Status: http.StatusConflict, Detail: "there are as many devices as a user may have: remove one first"}
 
-// enroll adds a device. It has no name yet, so its proof carries the key that it brings. The proof's id is not recorded: what it
-// proves can be used once, since the invitation can.
+// enroll adds a device. It has no id yet, so its proof carries the key that it brings. The proof's id is not recorded: the invitation
+// can be used once, so the proof can.
 func (n *notifier) enroll(w http.ResponseWriter, r *http.Request, c caller) error {
 	var asked struct {
 		Activation string `json:"activation"`
@@ -105,7 +103,7 @@ func (n *notifier) enroll(w http.ResponseWriter, r *http.Request, c caller) erro
 		return err
 	}
 	if err := n.changed(r.Context(), deviceEnrolled, device, device.ID, device.ID); err != nil {
-		// The phone has to learn its name all the same: the invitation is used, and it could not ask again. The others are told by retell.
+		// The phone has to learn its id all the same: the invitation is used up, so it could not ask again. The others are told by retell.
 		n.log.Error().Err(err).Msg("an enrollment is not told yet")
 	}
 	shown := view(device, caller{})
@@ -164,7 +162,7 @@ func (n *notifier) renameDevice(w http.ResponseWriter, r *http.Request, c caller
 	return nil
 }
 
-// removeDevice removes one of the user's devices. Its key is worth nothing from then on, also for what it was asked before.
+// removeDevice removes one of the user's devices. From then on its key is worth nothing, not even for what it was asked before.
 func (n *notifier) removeDevice(w http.ResponseWriter, r *http.Request, c caller) error {
 	device, err := n.directory.Device(r.Context(), r.PathValue("id"))
 	if err == nil {

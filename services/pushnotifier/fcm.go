@@ -143,7 +143,7 @@ func (f *FCM) Send(ctx context.Context, t Target, m Message) error {
 	})
 }
 
-// fcmMessage is a message of data alone: the app fetches what waits for it and shows that, so that it is not Google's to know.
+// fcmMessage is a message of data alone: the app fetches what waits for it and shows that, so that Google does not learn it.
 func fcmMessage(token string, m Message) map[string]any {
 	priority := "NORMAL"
 	if m.Urgency == UrgencyHigh {
@@ -160,8 +160,8 @@ func fcmMessage(token string, m Message) map[string]any {
 	}}
 }
 
-// token gives the access token at hand, or a new one. Who needs one at the same time waits for the same call, which is
-// the first one's: all end with the courier's context.
+// token gives the access token at hand, or a new one. All who need one at the same time wait for the call of the first, by whose
+// context it runs: they all have the courier's.
 func (f *FCM) token(ctx context.Context) (*accessToken, error) {
 	if access := f.access.Load(); access != nil && f.now().Before(access.renewAt) {
 		return access, nil

@@ -5,7 +5,6 @@ import (
 	"crypto/subtle"
 	"errors"
 	"fmt"
-	"slices"
 
 	"github.com/sekisho/sekisho/events"
 	"github.com/sekisho/sekisho/services/internal/bus"
@@ -29,7 +28,7 @@ func (v *verdict) settled() bool {
 	}
 }
 
-// event is how the verdict on an answer is said.
+// event is the event that says the verdict on an answer.
 func (n *notifier) event(e *events.Event, v *verdict) *events.Event {
 	round := e.Data.(*events.Answered).Round
 	if v.reason == "" {
@@ -40,11 +39,11 @@ func (n *notifier) event(e *events.Event, v *verdict) *events.Event {
 	})
 }
 
-// judge decides on an answer of a login, which the history must hold, by what stands in the stream before it. Whoever
-// judges comes to the same verdict, at whatever time: of two answers to one round the first that decides it wins, for ever.
-// Two things can only take away from that: a device that has been removed since, and an account that may no longer log in.
+// judge decides on an answer, which the history must hold, by what stands before it in the stream. So whoever judges it, and
+// whenever, comes to the same verdict: of two answers to one round the first that decides it wins, for ever. There are two
+// exceptions, and both only refuse: a device that has been removed since, and an account that may no longer log in.
 //
-// known is what the answer says, where it has just been read; else it is nil, and read here.
+// known is what the answer says, if the caller has just read it; nil: it is read here.
 func (n *notifier) judge(ctx context.Context, history bus.History, e *events.Event, known *signed) (*verdict, error) {
 	var (
 		v       verdict
@@ -56,7 +55,7 @@ func (n *notifier) judge(ctx context.Context, history bus.History, e *events.Eve
 			continue
 		}
 		judged := each.N == e.N
-		// What was said of an earlier answer stands; it lacks a verdict only if it is being judged at this moment too.
+		// The verdict on an earlier answer stands. There is none only if that one is being judged at this moment too.
 		if rejected, _ := bus.Get[*events.Rejected](history, each.N); rejected != nil && !judged {
 			v.reason, v.authenticator = rejected.Reason, ""
 		} else if err := n.weigh(ctx, history, each, judged, known, &v); err != nil {
@@ -85,14 +84,14 @@ func (n *notifier) judge(ctx context.Context, history bus.History, e *events.Eve
 	return nil, fmt.Errorf("pushnotifier: judge %s: it is not in the login's history", e.ID())
 }
 
-// weigh looks at one answer by itself: at the one that is judged, or at one before it.
+// weigh looks at one answer by itself, the one that is judged or one before it, and puts what it finds into v.
 func (n *notifier) weigh(ctx context.Context, history bus.History, e *events.Event, judged bool, known *signed, v *verdict) error {
 	answer := e.Data.(*events.Answered)
 	v.reason, v.authenticator = events.RejectedWrong, ""
 	var response events.Response
 	mine := judged && known != nil // sealed by this process a moment ago: an assertion
 	if !mine && n.opener.Open(answer.Response, e.Subject(), "response", &response) != nil {
-		return nil // of whoever can not even seal
+		return nil // from somebody who can not even seal
 	}
 	if id := response.Parameters[noticeParameter]; id != "" {
 		return n.weighNotice(ctx, e, id, v)
@@ -104,7 +103,7 @@ func (n *notifier) weigh(ctx context.Context, history bus.History, e *events.Eve
 		challenged.Factor != events.Push, wanted.Decoy, // to something that was not asked
 		e.N > n.attempts: // or one too many
 		return nil
-	case replaced(history, answer.Round, e.Sequence):
+	case history.Replaced(answer.Round, e.Sequence):
 		v.reason = events.RejectedSuperseded
 		return nil
 	case !e.Stored.Before(challenged.Expires):
@@ -121,7 +120,7 @@ func (n *notifier) weigh(ctx context.Context, history bus.History, e *events.Eve
 		}
 	case judged:
 		err = n.weighHosted(ctx, history, e, wanted, response.Parameters, v)
-	default: // the provider would take what that one brought, and then not again from who judges it
+	default: // the provider takes it once only, and that is for whoever judges that answer
 		v.reason = events.RejectedSuperseded
 	}
 	if err != nil || v.reason != "" {
@@ -134,7 +133,7 @@ func (n *notifier) weigh(ctx context.Context, history bus.History, e *events.Eve
 	return err
 }
 
-// A signed is an assertion whose signature is good, and that is about a prompt of its device's user.
+// A signed is an assertion with a good signature, about a prompt of its device's user.
 type signed struct {
 	device directory.Device
 	claims assertion
@@ -176,8 +175,8 @@ func (n *notifier) weighAssertion(history bus.History, wanted *events.Wanted, s 
 	}
 }
 
-// weighHosted asks the provider that hosts the approval. It takes what the browser brought back once, so a second look,
-// after a crash, finds it void unless the verdict has been stored: then the user has to approve again.
+// weighHosted asks the provider that hosts the approval. The provider takes what the browser brought back once only. So after a
+// crash the user has to approve again, unless the verdict had been stored.
 func (n *notifier) weighHosted(ctx context.Context, history bus.History, e *events.Event, wanted *events.Wanted, parameters map[string]string, v *verdict) error {
 	if verified, _ := bus.Get[*events.Verified](history, e.Data.(*events.Answered).Round); verified != nil {
 		v.reason, v.authenticator = "", verified.Authenticator
@@ -208,21 +207,4 @@ func (n *notifier) weighHosted(ctx context.Context, history bus.History, e *even
 func (p *prompt) answeredBy(device directory.Device, a *assertion) bool {
 	return device.User == p.User && a.Login == p.Login.String() && a.Round == p.Round &&
 		subtle.ConstantTimeCompare([]byte(a.Nonce), []byte(encode(p.Nonce))) == 1
-}
-
-var endings = []events.Step{events.StepClosed, events.StepCancelled, events.StepLapsed}
-
-// ended tells whether a login has come to its end.
-func ended(history bus.History) bool {
-	return slices.ContainsFunc(history, func(e *events.Event) bool { return slices.Contains(endings, e.Step) })
-}
-
-// replaced tells whether a later round had been challenged by a place in the stream.
-func replaced(history bus.History, round int, by uint64) bool {
-	for _, e := range history {
-		if e.Step == events.StepChallenged && e.N > round && e.Sequence < by {
-			return true
-		}
-	}
-	return false
 }

@@ -11,8 +11,8 @@ import (
 // maxKeys bounds the keys that are kept, of some 300 bytes each.
 const maxKeys = 10_000
 
-// keys remembers the keys of devices, so that a proof can be checked before the database is asked for anything. Whether a device is
-// still there, and still has that key, is for the database to say at each request.
+// keys remembers the keys of devices, so that a proof can be checked before the database is asked for anything. At each request the
+// database says whether the device is still there, and still has that key.
 type keys struct {
 	mu      sync.Mutex
 	devices map[string]deviceKey // by id

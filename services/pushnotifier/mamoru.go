@@ -20,10 +20,10 @@ type MamoruConfig struct {
 	Token      string // what authorizes the customer; a secret
 }
 
-// Mamoru asks for approvals that the provider hosts. The vendor's product works so: the browser goes to the provider's
-// page, the user taps yes on his phone, the browser comes back with two one-time secrets (one was held by the browser's
-// side of the approval, one by the phone's), and the customer checks them server to server before it believes anything.
-// The vendor's API is not public, so the paths and names are ours:
+// Mamoru asks for approvals that the provider hosts. The vendor's product works like this: the browser goes to the provider's
+// page, the user taps yes on the phone, the browser comes back with two one-time secrets (one held by the browser's side of
+// the approval, one by the phone's), and the customer checks them server to server before believing anything. The vendor's
+// API is not public, so the paths and names are ours:
 //
 //	POST /approvals         {"account","login"}                        → {"approval"}
 //	GET  <approve page>?approval=…&return=<where the browser goes back to>
@@ -87,8 +87,8 @@ func (m *Mamoru) Start(ctx context.Context, account, login string) (string, erro
 	return m.config.ApproveURL + "?" + url.Values{"approval": {answer.Approval}}.Encode(), nil
 }
 
-// Verify checks what the browser brought back. The provider takes a pair once: who asks a second time, after a crash
-// say, hears Void, and the user has to approve again.
+// Verify checks what the browser brought back. The provider takes a pair once only: a second call, such as after a crash,
+// gets Void, and the user has to approve again.
 func (m *Mamoru) Verify(ctx context.Context, account, login string, parameters map[string]string) (Decision, error) {
 	session, approved := parameters[mamoruSession], parameters[mamoruApproved]
 	if len(parameters) != 2 || !mamoruSecret.MatchString(session) || !mamoruSecret.MatchString(approved) {

@@ -27,13 +27,13 @@ const (
 // noticeParameter names, in the response of an answer, the notice by which a user disowned the login.
 const noticeParameter = "notice"
 
-// tell writes a notice for the devices of its user, but for some, such as the one that did what the notice tells. It returns those
-// devices, and what came of it.
-func (n *notifier) tell(ctx context.Context, told notice, but func(directory.Device) bool) (devices []directory.Device, done telling, err error) {
+// tell writes a notice for the devices of its user, except for some, such as the one that did what the notice tells. It returns the
+// devices that it is for, and what came of it.
+func (n *notifier) tell(ctx context.Context, told notice, except func(directory.Device) bool) (devices []directory.Device, done telling, err error) {
 	if devices, err = n.directory.Devices(ctx, told.User); err != nil {
 		return nil, telling{}, err
 	}
-	devices = slices.DeleteFunc(devices, func(d directory.Device) bool { return but(d) || d.Kind != directory.Sekisho })
+	devices = slices.DeleteFunc(devices, func(d directory.Device) bool { return except(d) || d.Kind != directory.Sekisho })
 	ids := make([]string, len(devices))
 	for i, d := range devices {
 		ids[i] = d.ID
@@ -50,8 +50,8 @@ func (n *notifier) wakeFor(ctx context.Context, devices []directory.Device, kind
 	n.wake(ctx, devices, Message{Topic: topic(kind + " " + cause), TTL: noticeTTL, Urgency: UrgencyNormal, Body: wakeUp})
 }
 
-// changed makes a change of a device known to the user's other devices, which learn its name from here. When a process dies before,
-// an enrollment and a removal are told by retell, since their events are in the outbox.
+// changed tells the user's other devices of a change of one, by name. If the process dies first, retell tells of an enrollment or a
+// removal, whose events are in the outbox, without the name of a removed device.
 func (n *notifier) changed(ctx context.Context, kind string, device directory.Device, cause, by string) error {
 	devices, _, err := n.tell(ctx, notice{User: device.User, Kind: kind, Cause: cause, Name: device.Name},
 		func(d directory.Device) bool { return d.ID == by })
@@ -67,9 +67,9 @@ const (
 	accountAtOnce = 32                    // of a batch: each may wait for push services
 )
 
-// follow tells devices what ACCOUNT says of their users, until ctx ends: of a login from an environment that is new, which
-// riskassessor says, and of changes of their devices. What has been told already is not told again, so a batch of which one
-// message fails may come again as a whole.
+// follow tells devices what ACCOUNT says of their users, until ctx ends: logins from a new environment, which riskassessor
+// reports, and changes of their devices. What has been told is not told again, so if one message of a batch fails, the whole
+// batch may come again.
 func (n *notifier) follow(ctx context.Context) error {
 	return n.bus.Batches(ctx, "ACCOUNT", accountBatch, accountWait, func(ctx context.Context, batch []bus.Stored) error {
 		var all errgroup.Group
@@ -81,7 +81,7 @@ func (n *notifier) follow(ctx context.Context) error {
 	})
 }
 
-// about takes the subjects apart of what is told. Whatever else is in ACCOUNT is passed over.
+// about takes apart the subjects that are told. Whatever else is in ACCOUNT is skipped.
 var about = regexp.MustCompile(`^(account\.device-enrolled|account\.device-removed|alert\.unknown-environment)\.([A-Za-z0-9_-]{1,64})$`)
 
 func (n *notifier) heed(ctx context.Context, message bus.Stored) error {
@@ -107,8 +107,8 @@ func (n *notifier) heed(ctx context.Context, message bus.Stored) error {
 
 var errMalformed = errors.New("pushnotifier: malformed message")
 
-// retell tells devices of a change that an admin has made, or whose process died before it told. Those that were enrolled later
-// are not told, so that an event that is published again is no news.
+// retell tells devices of a change that an admin has made, or whose process died before it told. Devices that were enrolled after
+// the change are not told, so that an event that is published again brings no news.
 func (n *notifier) retell(ctx context.Context, kind, user string, message bus.Stored) error {
 	var made directory.DeviceChange
 	ce, err := events.ReadMessage(message.Header, message.Data)
@@ -139,9 +139,9 @@ type alert struct {
 }
 
 // warn tells the devices of a user about a login from a browser or a network that is new: once for each login, whatever
-// becomes of it, and silently beyond the limit. Only a device that has approved this very login does not ask whether that was the
-// user: it just did, with the same place and browser, and who is asked twice learns to say yes without looking. The login's own
-// events say it better than the alert, for as long as they are there.
+// becomes of it, and silently beyond the limit. Only a device that has approved this very login is not told: it has just shown the
+// same place and browser, and users who are asked twice learn to say yes without looking. The login's own events are believed before the
+// alert, for as long as they are there.
 func (n *notifier) warn(ctx context.Context, user string, message bus.Stored) error {
 	var said alert
 	if json.Unmarshal(message.Data, &said) != nil || said.App == "" || len(said.App) > maxApp {
@@ -183,30 +183,10 @@ func approvedBy(history bus.History, d directory.Device) bool {
 	})
 }
 
-const (
-	maxApp     = 64 // bytes of an app's name, as the events of a login have it
-	staleTries = 50 // reads, staleWait apart, before a login is taken for gone
-)
+const maxApp = 64 // bytes of an app's name, as the events of a login have it
 
-// loginOf reads the login of which ACCOUNT said something, and waits for a replica that does not have it yet. It returns none when
-// the login's time in the stream is over.
-func (n *notifier) loginOf(ctx context.Context, login events.Login, said time.Time) (bus.History, error) {
-	for range staleTries {
-		history, err := n.bus.Login(ctx, login)
-		if requested, _ := bus.Get[*events.Requested](history, 0); err != nil || requested != nil || n.now().Sub(said) > events.MaxDeadline {
-			return history, err
-		}
-		select {
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		case <-time.After(staleWait):
-		}
-	}
-	return nil, nil
-}
-
-// weighNotice makes an answer that disowns its login of one that names a notice. That the user said so stands in the notice's
-// row since before the answer was stored, so a gateway that makes such an answer up gets nowhere.
+// weighNotice takes an answer that names a notice as one that disowns its login. The notice's row must say that the user disowned it,
+// as it does before such an answer is stored: so a gateway that makes one up gets nowhere.
 func (n *notifier) weighNotice(ctx context.Context, e *events.Event, id string, v *verdict) error {
 	told, err := n.store.disowned(ctx, id)
 	if err == nil && told != nil && told.Login == e.Login {
@@ -215,8 +195,8 @@ func (n *notifier) weighNotice(ctx context.Context, e *events.Event, id string, 
 	return err
 }
 
-// protest takes a user's word, by a notice, that a login was not theirs. An open login gets an answer that says so, and
-// decide does the rest; of one that has ended only the session is left to be ended.
+// protest takes a user's word, given with a notice, that a login was not theirs. An open login gets an answer that says so, and
+// decide does the rest. If the login has ended, only its session is left to be ended.
 func (n *notifier) protest(ctx context.Context, told *notice) error {
 	history, err := n.bus.Login(ctx, told.Login)
 	if err != nil {
@@ -242,56 +222,4 @@ func (n *notifier) protest(ctx context.Context, told *notice) error {
 		return err
 	}
 	return n.revoke(ctx, told.Login)
-}
-
-// closeWait is how soon a login that was disowned is looked at again, until its end is known.
-const closeWait = 250 * time.Millisecond
-
-// disown does what follows when the user says that somebody else is logging in: no pushes for a while, an alert, the
-// rejection that closes the login as denied; and if the login is granted all the same, since that was decided a moment before,
-// its session is ended. What was granted can be told only from closed, so it is waited for.
-func (n *notifier) disown(ctx context.Context, history bus.History, e *events.Event, v *verdict) error {
-	closed, _ := bus.Get[*events.Closed](history, 0)
-	rejected, _ := bus.Get[*events.Rejected](history, e.N)
-	identified, _ := bus.Get[*events.Identified](history, 0)
-	if rejected == nil && identified != nil {
-		if err := n.alarm(ctx, identified.User, e.Login); err != nil {
-			return err
-		}
-		if _, _, err := n.bus.Publish(ctx, e, n.event(e, v)); err != nil {
-			return err
-		}
-	}
-	switch {
-	case closed != nil && closed.Outcome == events.Granted:
-		return n.revoke(ctx, e.Login)
-	case final(history):
-		return nil
-	default:
-		return bus.RetryAfter(closeWait, nil)
-	}
-}
-
-// final tells whether the end of a login is known. One that is cancelled may still turn out to have been granted.
-func final(history bus.History) bool {
-	closed, _ := bus.Get[*events.Closed](history, 0)
-	lapsed, _ := bus.Get[*events.Lapsed](history, 0)
-	return closed != nil || lapsed != nil
-}
-
-// alarm keeps pushes away from a user for a while and raises the alert, of which a login has one.
-func (n *notifier) alarm(ctx context.Context, user string, login events.Login) error {
-	if err := n.store.cool(ctx, user, n.now().Add(n.settings.Cooldown)); err != nil {
-		return err
-	}
-	return n.bus.AlertOf(ctx, login, "not-me", user, map[string]string{"login": login.String()})
-}
-
-// revoke ends the session of a login, if it has one, and tells its gateway: also if it was ended before, since who ended it
-// may have died before it told.
-func (n *notifier) revoke(ctx context.Context, login events.Login) error {
-	if _, err := n.sessions.Revoke(ctx, login, "not_me"); err != nil {
-		return err
-	}
-	return n.bus.Revoke(ctx, login)
 }

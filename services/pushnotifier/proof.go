@@ -27,8 +27,8 @@ const (
 	minProofID, maxProofID = 16, 64
 )
 
-// errToken says that a token is not what its device signed for this place and time. It never says why: who holds the key
-// need not ask, and nobody else is to learn from it.
+// errToken says that a token is not what its device signed for this place and time. It never says why: whoever holds the key
+// need not ask, and nobody else should learn from it.
 var errToken = errors.New("pushnotifier: token refused")
 
 // A proof shows that one HTTP request comes from the holder of a device's key (after RFC 9449, with the body).
@@ -42,9 +42,8 @@ type proof struct {
 // check compares a proof with the request that it came with.
 func (p *proof) check(method, path string, body []byte, now time.Time) error {
 	sum := sha256.Sum256(body)
-	digest := base64.RawURLEncoding.EncodeToString(sum[:])
 	switch {
-	case p.Method != method || p.Path != path || subtle.ConstantTimeCompare([]byte(p.Body), []byte(digest)) != 1,
+	case p.Method != method || p.Path != path || subtle.ConstantTimeCompare([]byte(p.Body), []byte(encode(sum[:]))) != 1,
 		len(p.ID) < minProofID || len(p.ID) > maxProofID,
 		!fresh(p.IssuedAt, now):
 		return errToken
@@ -76,11 +75,11 @@ func fresh(at *jwt.NumericDate, now time.Time) bool {
 // A header is what counts of a token's header.
 type header struct {
 	device string           // "kid"
-	key    *ecdsa.PublicKey // "jwk" (RFC 7517), of a device that has no name yet
+	key    *ecdsa.PublicKey // "jwk" (RFC 7517), of a device that has no id yet
 }
 
-// verify takes a token apart whose signature is good for the key that its header leads to. ES256 is the only algorithm,
-// whatever the header says, and the header must name nothing that we do not know.
+// verify reads the claims of a token, whose signature must be good for the key that its header leads to. ES256 is the only
+// algorithm, whatever the header says, and the header must name nothing that we do not know.
 func verify(token, typ string, claims jwt.Claims, key func(header) (*ecdsa.PublicKey, error)) error {
 	if len(token) > maxJWS {
 		return errToken
@@ -157,3 +156,5 @@ func readKey(point []byte) (*ecdsa.PublicKey, error) {
 	}
 	return key, nil
 }
+
+func encode(b []byte) string { return base64.RawURLEncoding.EncodeToString(b) }

@@ -5,9 +5,9 @@
 //	answers    requests of devices, which gateways hand on
 //	owns       push providers, devices, prompts and notices (schema push)
 //
-// A device holds a key that can not leave it. What it is asked stands in the database before anybody is told, so a push
-// service only wakes the phone: when all of them are down, the phone's page still finds its prompts. What a device answers
-// becomes an event, and the verdict follows from what stands in the stream before it.
+// A device holds a key that can not leave it. What it is asked is in the database before anybody is told, and a push service
+// only wakes the phone: when all of them are down, the phone's page still finds its prompts. What a device answers becomes
+// an event, and the verdict follows from what stands before that event in the stream.
 package pushnotifier
 
 import (
@@ -44,7 +44,7 @@ type notifier struct {
 
 	hand hand
 	keys keys
-	read *lru.Cache[events.Login, bus.History] // what was read of logins, as far as it bears upon prompts
+	read *lru.Cache[events.Login, bus.History] // see history
 
 	settings    config.Push
 	resendAfter time.Duration

@@ -56,11 +56,10 @@ type sender interface {
 	Close()
 }
 
-// A courier hands messages to the push services in the background, so that a service which hangs holds nobody up. The
-// senders' clients bound how many calls run at a time (push.concurrency) and how long one may wait and take
-// (push.timeout), and so what is under way.
+// A courier hands messages to the push services in the background, so that a service that hangs holds nobody up. What is under way
+// is bounded by the senders' clients: by how many calls run at a time (push.concurrency), and how long one may take (push.timeout).
 type courier struct {
-	senders map[directory.Transport]sender // without one for a transport, its targets are ErrRefused
+	senders map[directory.Transport]sender // targets of a transport without one are refused
 
 	ctx     context.Context // of all calls under way
 	cancel  context.CancelFunc
@@ -124,8 +123,8 @@ type vendors struct {
 	mamoru  *Mamoru // nil if it is not used
 }
 
-// pushRetryAfter bounds how long a 429 silences a push service. It speaks of one phone as often as of us (RFC 8030 section 8.4, and
-// FCM's quota of messages for one device), and one phone shall not silence the others for long.
+// pushRetryAfter bounds how long a 429 silences a push service. It may be about one phone rather than about us (RFC 8030 section 8.4, and
+// FCM's quota of messages for one device), and one phone must not silence the others for long.
 const pushRetryAfter = 10 * time.Second
 
 func openVendors(env *runtime.Env) (*vendors, error) {
@@ -133,9 +132,7 @@ func openVendors(env *runtime.Env) (*vendors, error) {
 	open := func(s provider.Settings) *provider.Client {
 		s.Timeout, s.MaxConcurrent = cfg.Timeout, cfg.Concurrency
 		s.Failures, s.Open = env.Config.Breaker.Failures, env.Config.Breaker.Open
-		return provider.New(s, env.Metrics, func(name, from, to string) {
-			env.Log.Warn().Str("provider", name).Str("from", from).Str("to", to).Msg("circuit breaker changed")
-		})
+		return provider.New(s, env.Metrics, env.Log)
 	}
 	v := &vendors{}
 	senders := make(map[directory.Transport]sender)

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/rs/zerolog"
 
 	"github.com/sekisho/sekisho/services/internal/config"
 	"github.com/sekisho/sekisho/services/internal/credentials"
@@ -112,7 +113,7 @@ func clients(t testing.TB, base provider.Settings) func(provider.Settings) *prov
 		s.Failures = cmp.Or(base.Failures, 1000)
 		s.Open = base.Open
 		s.MaxConcurrent = base.MaxConcurrent
-		c := provider.New(s, registry, nil)
+		c := provider.New(s, registry, zerolog.Nop())
 		t.Cleanup(c.CloseIdle)
 		return c
 	}

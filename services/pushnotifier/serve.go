@@ -50,22 +50,23 @@ func (n *notifier) routes() http.Handler {
 	return httpapi.Routes(mux)
 }
 
-// A caller is who asks.
+// A caller is whoever a request comes from.
 type caller struct {
 	gateway string // that handed the request on
 	base    string // origin of that gateway
-	session string // id of the login of the signed-in user's session; "" for a device
+	login   string // id of the login of a signed-in user's session; "" for a device
 	proof   string // token of a device; "" for a signed-in user
 
-	user   string            // opaque id, once it is known
-	device directory.Device  // that has proved itself; zero for a signed-in user
-	signed *sessions.Session // of a signed-in user
+	// Known once the caller is:
+	user    string            // opaque id
+	device  directory.Device  // zero for a signed-in user
+	session *sessions.Session // nil for a device
 
 	after *[]task // what is left to do once the answer is on its way
 }
 
-// A task is what nobody waits for. It is done before the request's slot is given back, so that tasks never pile up; a process that
-// dies before leaves it undone, so it must be something that others do without, or do again.
+// A task is something that nobody waits for. It is done before the request's slot is given back, so that tasks never pile up. A process
+// that dies first leaves it undone, so others must be able to do without it, or do it again.
 type task struct {
 	what string
 	do   func(context.Context) error
@@ -76,28 +77,29 @@ func (c caller) later(what string, do func(context.Context) error) {
 	*c.after = append(*c.after, task{what, do})
 }
 
-// errStranger says that a caller is not who may ask. It never says why: an unknown device looks like a bad signature.
+// errStranger says that a caller may not ask. It never says why: an unknown device looks like a bad signature.
 var errStranger = &httpapi.Problem{Status: http.StatusUnauthorized, Detail: "the device or the session is not known, or its proof is not good"}
 
 // A handler answers a request of a caller, or returns why it can not.
 type handler func(w http.ResponseWriter, r *http.Request, c caller) error
 
-// guarded answers errors of a handler: those that a client may know of as problems, others as 503.
+// guarded turns the error of a handler into an answer: a problem is for the client, any other error is a 503.
 func (n *notifier) guarded(h handler) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		err := h(w, r, r.Context().Value(callerKey{}).(caller))
 		if err == nil {
 			return
 		}
-		if _, known := errors.AsType[*httpapi.Problem](err); !known {
+		problem, known := errors.AsType[*httpapi.Problem](err)
+		if !known {
 			n.log.Error().Err(err).Str("route", r.Pattern).Msg("request of a device failed")
-			err = &httpapi.Problem{Status: http.StatusServiceUnavailable, RetryAfter: time.Second}
+			problem = &httpapi.Problem{Status: http.StatusServiceUnavailable, RetryAfter: time.Second}
 		}
-		httpapi.Fail(w, err)
+		problem.Write(w)
 	}
 }
 
-// byDevice lets a handler be called by devices only, each request with a proof of its own.
+// byDevice calls a handler for devices only, each request with a proof of its own.
 func (n *notifier) byDevice(h handler) http.HandlerFunc {
 	return n.guarded(func(w http.ResponseWriter, r *http.Request, c caller) error {
 		body, err := readBody(w, r)
@@ -119,18 +121,18 @@ func (n *notifier) byDevice(h handler) http.HandlerFunc {
 	})
 }
 
-// readBody reads a body of which the proof tells the hash, and leaves it to be read again.
+// readBody reads a body, whose hash is in the proof, and leaves it to be read again.
 func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	body, err := httpapi.ReadBody(w, r, maxBody)
 	if err != nil {
-		return nil, &httpapi.Problem{Status: http.StatusRequestEntityTooLarge, Detail: "the body is too large"}
+		return nil, err
 	}
 	r.Body = io.NopCloser(bytes.NewReader(body))
 	return body, nil
 }
 
-// authenticate finds the device whose proof came with a request, and uses the proof up. A signature is checked before anything is
-// written: by a key that is known here if possible, which the device must still have when its proof is used up.
+// authenticate finds the device whose proof came with a request, and uses the proof up. The signature is checked before anything is
+// written, if possible with a key that is known here. When the proof is used up, the device must still have that key.
 func (n *notifier) authenticate(ctx context.Context, token, method, path string, body []byte) (directory.Device, error) {
 	var (
 		p    proof
@@ -178,10 +180,10 @@ func (n *notifier) keyOf(ctx context.Context, device *directory.Device) func(hea
 	}
 }
 
-// bySession lets a handler be called by signed-in users only.
+// bySession calls a handler for signed-in users only.
 func (n *notifier) bySession(h handler) http.HandlerFunc {
 	return n.guarded(func(w http.ResponseWriter, r *http.Request, c caller) error {
-		from := events.Login{Gateway: c.gateway, ID: c.session}
+		from := events.Login{Gateway: c.gateway, ID: c.login}
 		if from.Validate() != nil {
 			return errStranger
 		}
@@ -194,7 +196,7 @@ func (n *notifier) bySession(h handler) http.HandlerFunc {
 		case !session.Live(n.now()):
 			return errStranger
 		}
-		c.user, c.signed = session.User, session
+		c.user, c.session = session.User, session
 		return h(w, r, c)
 	})
 }
@@ -242,7 +244,7 @@ func (n *notifier) reply(ctx context.Context, routes http.Handler, msg *nats.Msg
 		if !strings.EqualFold(scheme, "Device") {
 			token = ""
 		}
-		return handle(ctx, routes, caller{gateway: gateway, base: r.Base, session: r.Session, proof: token, after: &left}, r)
+		return handle(ctx, routes, caller{gateway: gateway, base: r.Base, login: r.Session, proof: token, after: &left}, r)
 	})
 	if err == nil {
 		err = msg.Respond(answer)

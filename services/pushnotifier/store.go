@@ -26,7 +26,7 @@ const (
 	maxNotices  = 50               // notices that a device gets at once, newest first
 	nonceSize   = 16               // bytes
 
-	// endLinger is how long a prompt that is over waits for others: the devices that still show it can wait.
+	// endLinger is how long the end of a prompt waits for others to share a statement: devices that still show it can wait.
 	endLinger = 20 * time.Millisecond
 )
 
@@ -43,7 +43,7 @@ type store struct {
 	proofs  *coalesce.Group[usedProof, usedProof, *directory.Device]
 	ends    *coalesce.Group[place, end, []directory.Device]
 
-	listed *lru.Cache[place, prompt] // what devices of this process have fetched: an answer mostly follows, and a row changes only by its end
+	listed *lru.Cache[place, prompt] // what devices have fetched from this process: an answer mostly follows, and nothing but the end of a row changes
 }
 
 func newStore(db *pgxpool.Pool, perUser, perSource int, now func() time.Time) *store {
@@ -83,8 +83,8 @@ type prompt struct {
 }
 
 // intend writes the prompt of a round, or finds the one of an earlier delivery, and finds the devices of its user. There is no
-// prompt when a limit or a cooldown forbids it. Prompts of one user, and from one source, are counted one after the other under advisory locks, in whatever
-// process they arise, so a limit is never exceeded.
+// prompt when a limit or a cooldown forbids it. Prompts of one user, and from one source, are counted one after the other under
+// advisory locks, in whatever process they arise, so a limit is never exceeded.
 func (s *store) intend(ctx context.Context, p prompt, source string) (intended, error) {
 	p.Nonce = make([]byte, nonceSize)
 	rand.Read(p.Nonce) // never fails (crypto/rand)
@@ -101,7 +101,8 @@ type intended struct {
 	devices []directory.Device
 }
 
-// write is one transaction for many intents, no two of one user: what waits for each other's locks shares a commit.
+// write is one transaction for many intents, no two of one user. Those that need the same lock of a source share a commit, rather than
+// waiting for each other's.
 func (s *store) write(ctx context.Context, intents []intent) ([]intended, error) {
 	now := s.now()
 	var (
@@ -122,7 +123,7 @@ func (s *store) write(ctx context.Context, intents []intent) ([]intended, error)
 			locks = append(locks, lockKey("source", i.source))
 		}
 	}
-	slices.Sort(locks) // everybody in the same order, so that nobody waits in a circle
+	slices.Sort(locks) // everybody takes them in the same order, so that there is no deadlock
 	out := make([]intended, len(intents))
 	batch := &pgx.Batch{}
 	batch.Queue(`SELECT pg_advisory_xact_lock(k) FROM unnest($1::bigint[]) k`, slices.Compact(locks))
@@ -180,7 +181,8 @@ func (p *prompt) columns() []any {
 	return []any{&p.Login.Gateway, &p.Login.ID, &p.Round, &p.User, &p.Nonce, &p.Created, &p.Expires, &p.Ended}
 }
 
-// prompt is the prompt of a round that devices may answer, nil if there is none. It may have ended since this process listed it, which its login's events tell.
+// prompt is the prompt of a round that devices may answer, nil if there is none. If it has ended since this process listed it, only the
+// login's events say so.
 func (s *store) prompt(ctx context.Context, at place) (*prompt, error) {
 	if p, ok := s.listed.Get(at); ok {
 		return &p, nil
@@ -205,13 +207,13 @@ func (s *store) find(ctx context.Context, places []place) ([]*prompt, error) {
 	return out, nil
 }
 
-// A row is what a statement for many says to one of them.
+// A row is what a statement that is shared by many callers returns for one of them.
 type row[T any] interface {
 	*T
 	columns() []any
 }
 
-// scan reads rows that end with the number of whom they are for, from 1.
+// scan reads rows that end with the number of the caller that they are for, counted from 1.
 func scan[T any, R row[T]](rows pgx.Rows, each func(n int, found R)) error {
 	defer rows.Close()
 	for rows.Next() {
@@ -236,8 +238,8 @@ func columnsOf(places []place) (gateways, logins []string, rounds []int16) {
 
 type reader struct{ user, device string }
 
-// A list is what waits for a device, each newest first, but what happened to the user's devices before any login: anybody can cause
-// notices about logins, and shall not hide with them that there is a phone more.
+// A list is what waits for a device, newest first. Notices of changes of the user's devices come before those of logins: anybody can
+// cause the latter, and must not be able to hide with them that a phone was added.
 type list struct {
 	prompts []prompt // of its user, that may still be answered
 	notices []notice // that it has not seen yet
@@ -248,7 +250,7 @@ func (s *store) waiting(ctx context.Context, user, device string) (list, error) 
 	return s.lists.Do(ctx, reader{user, device})
 }
 
-// list reads many lists by two statements on one way to the database and back.
+// list reads many lists by two statements in one round trip.
 func (s *store) list(ctx context.Context, readers []reader) ([]list, error) {
 	users, devices := make([]string, len(readers)), make([]string, len(readers))
 	for i, r := range readers {
@@ -288,9 +290,9 @@ type end struct {
 	says bool   // by its answer the device has said whether the login is the user's
 }
 
-// end records that a prompt is over, so that no device is asked to look at its login again, and finds the devices that have not
-// learned it yet. The device that decided knows, but for one thing: a notice there of the same login, whose question its answer has
-// answered, is seen. Every other device keeps its own.
+// end records that a prompt is over, so that no list leads to its login again, and finds the devices that have yet to learn of it. The
+// device that decided knows already, unless its answer also settled its notice of the same login: that counts as seen then. Notices on
+// other devices stay.
 func (s *store) end(ctx context.Context, e end) ([]directory.Device, error) {
 	return s.ends.Do(ctx, e)
 }
@@ -310,7 +312,7 @@ func (s *store) endAll(ctx context.Context, ends []end) ([][]directory.Device, e
 	batch.Queue(`
 		UPDATE push.prompts p SET ended_at = $4 FROM unnest($1::text[], $2::uuid[], $3::smallint[]) AS q (gateway, login, round)
 		WHERE (p.gateway, p.login, p.round) = (q.gateway, q.login, q.round) AND p.ended_at IS NULL`, gateways, logins, rounds, s.now())
-	seen := make(map[string]bool) // by device: a notice there has gone
+	seen := make(map[string]bool) // devices whose notice has gone
 	batch.Queue(`
 		UPDATE push.notices v SET seen_at = $4 FROM unnest($1::text[], $2::text[]) AS q(device, cause)
 		WHERE (v.device, v.kind, v.cause) = (q.device, $3, q.cause) AND v.seen_at IS NULL RETURNING v.device`, devices, causes, unknownEnvironment, s.now(),
@@ -383,7 +385,7 @@ func (s *store) cool(ctx context.Context, user string, until time.Time) error {
 type notice struct {
 	ID      string
 	User    string
-	Device  string // who is told
+	Device  string // that is told
 	Kind    string
 	Cause   string       // a device is told once of a kind and a cause
 	Login   events.Login // with unknownEnvironment
@@ -397,13 +399,13 @@ type notice struct {
 
 // A telling is what came of a notice.
 type telling struct {
-	news  bool // a device had not been told, or not by which name the device was called that was changed: the event of a change does not say
-	rings bool // push services are to be asked; else it waits in the list
+	news  bool // a device had not been told, or not the name of the device that was changed, which the event of a change does not say
+	rings bool // push services are asked to wake the phones; else it waits in the list
 }
 
-// tell writes a notice for each of some devices. Of logins, which anybody can begin, no more ring in a limitWindow than a user gets
-// pushes. They are counted one after the other under an advisory lock, in whatever process they arise; what was told before, such as
-// by a process that died, counts and rings as it did.
+// tell writes a notice for each of some devices. Anybody can begin logins, so within a limitWindow no more notices of logins ring than a
+// user gets pushes. They are counted one after the other under an advisory lock, in whatever process they arise. One that is told again,
+// after a process died, does not count again, and rings if it rang.
 func (s *store) tell(ctx context.Context, n notice, devices []string) (told telling, err error) {
 	ids := make([]string, len(devices))
 	for i := range ids {
@@ -436,12 +438,12 @@ func (s *store) tell(ctx context.Context, n notice, devices []string) (told tell
 	return told, nil
 }
 
-// disowned is the notice of which a user said that it was not them, nil if there is none of that id.
+// disowned is the notice of a login that the user has disowned, nil if there is none with that id.
 func (s *store) disowned(ctx context.Context, id string) (*notice, error) {
 	return s.oneNotice(ctx, `SELECT `+noticeColumns+` FROM push.notices v WHERE id = $1 AND disowned`, id)
 }
 
-// see records that a device has shown a notice, and whether its user disowns what it tells. It returns nil when the device
+// see records that a device has shown a notice, and whether its user disowns the login that it tells of. It returns nil when the device
 // has no such notice. What was disowned stays so.
 func (s *store) see(ctx context.Context, id, device string, disown bool) (*notice, error) {
 	return s.oneNotice(ctx, `

@@ -34,22 +34,21 @@ const (
 type WebPushConfig struct {
 	Key     *ecdh.PrivateKey // P-256, by which push services know us (VAPID, RFC 8292)
 	Subject string           // whom a service's operator may ask about us: a mailto: or https: URI
-	// Hosts are the push services that subscriptions may point to: names, which stand for their subdomains too, or
-	// name:port or address:port of services of one's own, which may be at private addresses and speak plain HTTP. Without
-	// any name it is every public host.
+	// Hosts are the push services that subscriptions may point to. A name stands for its subdomains too. A host:port is a service of
+	// one's own, which may be at a private address and speak plain HTTP. Without any name, every public host is allowed.
 	Hosts []string
-	// Proxy is the HTTP proxy by which known services are called, and no others: it looks up names itself, so that nobody here
-	// sees what address it calls. Nil: directly, whatever the environment says.
+	// Proxy is the HTTP proxy by which known services are called. Others are not called then: the proxy looks up names itself, so nobody
+	// here sees what address it calls. Nil: all are called directly, whatever the environment says.
 	Proxy *url.URL
 }
 
 // WebPush sends by Web Push (RFC 8030, encrypted by RFC 8291, signed by RFC 8292).
 //
-// The endpoint of a subscription is a URL that a phone named, so whoever has a phone chooses whom we call. We call none
-// but public addresses, on port 443, after resolving the name, so that nobody reaches into our network through us; or, by a proxy, none but known services. And
-// since a host that fails on purpose must not open the breaker in front of everybody's phones, each known service has a
-// client of its own; all hosts that are not known share one more. So the breakers are as many as the settings say,
-// whatever phones name, and strangers can only spoil it for strangers.
+// The endpoint of a subscription is a URL that a phone named, so whoever has a phone chooses whom we call. So that nobody reaches
+// into our network through us, we call public addresses only, on port 443, and look at the address after the name is resolved; by a
+// proxy we call known services only. And since a host that fails on purpose must not open the breaker in front of everybody's phones,
+// each known service has a client of its own, and all other hosts share one. So phones can not make breakers, and strangers can only
+// spoil it for strangers.
 type WebPush struct {
 	config   WebPushConfig
 	own      map[string]*provider.Client // by host:port: services of one's own
@@ -87,7 +86,7 @@ func NewWebPush(cfg WebPushConfig, open func(provider.Settings) *provider.Client
 
 // PublicKey is the application server key that phones subscribe with: 65 bytes in base64url (RFC 8292 section 4.1).
 func (w *WebPush) PublicKey() string {
-	return base64.RawURLEncoding.EncodeToString(w.config.Key.PublicKey().Bytes())
+	return encode(w.config.Key.PublicKey().Bytes())
 }
 
 // Close closes the idle connections.
@@ -121,7 +120,7 @@ func (w *WebPush) Send(ctx context.Context, t Target, m Message) error {
 		TTL:             int(max(0, m.TTL) / time.Second),
 		Urgency:         webpush.Urgency(m.Urgency),
 		VAPIDPublicKey:  w.PublicKey(),
-		VAPIDPrivateKey: base64.RawURLEncoding.EncodeToString(w.config.Key.Bytes()),
+		VAPIDPrivateKey: encode(w.config.Key.Bytes()),
 	})
 	if _, ok := errors.AsType[*provider.Error](err); err != nil && !ok {
 		return provider.Refuse("webpush", "message can not be made for this subscription")
@@ -191,8 +190,8 @@ func dialPublic(ctx context.Context, network, addr string) (net.Conn, error) {
 	return conn, blameAddress(err)
 }
 
-// blameAddress makes ErrRefused of what is the address's own fault: a phone that names one which must not be reached, or
-// leads nowhere, must not open a breaker.
+// blameAddress makes ErrRefused of what is the address's own fault: a phone must not open a breaker by naming an address that is
+// forbidden or leads nowhere.
 func blameAddress(err error) error {
 	if errors.Is(err, ssrf.ErrProhibitedIP) || errors.Is(err, ssrf.ErrProhibitedPort) {
 		return fmt.Errorf("not a public address: %w", provider.ErrRefused)
@@ -203,16 +202,15 @@ func blameAddress(err error) error {
 	return err
 }
 
-// answerless is how webpush-go sends. It has no use for the answer, so there is none.
+// answerless is the client that webpush-go sends by. The library has no use for the answer, so it gets none.
 type answerless struct{ client *provider.Client }
 
 func (a answerless) Do(req *http.Request) (*http.Response, error) {
 	return nil, a.client.Do(req.Context(), req, webPushAnswer)
 }
 
-// webPushAnswer judges by the status alone (RFC 8030 section 5): nobody builds on the body. Services answer 401 and 403
-// to a subscription that was made with another key than ours, or with somebody else's, so these blame the subscription,
-// unlike elsewhere: a phone could open the breaker by them.
+// webPushAnswer judges by the status alone (RFC 8030 section 5). Services answer 401 and 403 to a subscription that was made with
+// another key than ours. So here, unlike elsewhere, these blame the subscription: otherwise a phone could open the breaker.
 func webPushAnswer(r *provider.Response) error {
 	switch r.Status {
 	case http.StatusNotFound, http.StatusGone:

@@ -12,13 +12,14 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/rs/zerolog"
 
 	"github.com/sekisho/sekisho/services/internal/provider"
 	"github.com/sekisho/sekisho/services/simulators"
 )
 
 func omotionAt(t *testing.T, url string, timeout time.Duration) *OMotion {
-	client := provider.New(provider.Settings{Name: "omotion", Timeout: timeout, Failures: 100}, prometheus.NewRegistry(), nil)
+	client := provider.New(provider.Settings{Name: "omotion", Timeout: timeout, Failures: 100}, prometheus.NewRegistry(), zerolog.Nop())
 	t.Cleanup(client.CloseIdle)
 	return NewOMotion(client, OMotionConfig{URL: url + "/omotion", Signature: "signature"})
 }

@@ -69,9 +69,7 @@ func Build(_ context.Context, env *runtime.Env) (*runtime.Worker, error) {
 		return provider.New(provider.Settings{
 			Name: name, Timeout: cfg.Risk.Timeout, MaxConcurrent: cfg.Risk.Concurrency,
 			Failures: cfg.Breaker.Failures, Open: cfg.Breaker.Open,
-		}, env.Metrics, func(name, from, to string) {
-			env.Log.Warn().Str("provider", name).Str("from", from).Str("to", to).Msg("circuit breaker changed")
-		})
+		}, env.Metrics, env.Log)
 	}
 	// Reports have a client of their own, so that trouble with them never keeps a login from being assessed.
 	account := OMotionConfig{URL: cfg.Risk.URL, Signature: signature}

@@ -36,8 +36,8 @@ type Fault struct {
 	Mode  Mode
 	Rate  float64       // share of the calls that are hit, 0 < Rate <= 1; 0 stands for 1
 	Delay time.Duration // for Slow and Hang; default of Slow 2s, at most 10m
-	// Late makes the provider act first, so that it is the answer that gets lost and not the request:
-	// the case in which a sender must ask before it sends again. For Error, Hang, Garbage and Reset.
+	// Late makes the provider act first, so that the answer gets lost and not the request: then a sender
+	// must ask before it sends again. For Error, Hang, Garbage and Reset.
 	Late bool
 }
 
@@ -76,8 +76,8 @@ func (s *Simulators) SetFault(provider string, f Fault) error {
 	return nil
 }
 
-// faults spreads the hits evenly by counting, so that a rate of 0.3 strikes 3 calls of every 10 and a
-// test sees the same ones each time.
+// faults spreads the hits evenly by counting: a rate of 0.3 strikes 3 calls of every 10, and a test sees
+// the same ones struck each time.
 type faults struct {
 	mu    sync.Mutex
 	armed map[string]*armed
@@ -118,8 +118,8 @@ func garbage(w http.ResponseWriter) {
 	w.Write([]byte("{\"object\": \xff\xfe<html>Service temporarily"))
 }
 
-// reset closes the connection with a TCP RST. Where the connection is not one of TCP's own, as with
-// HTTP/2, it is merely broken off.
+// reset closes the connection with a TCP RST. A connection that can not be taken over, as with HTTP/2,
+// is merely broken off.
 func reset(w http.ResponseWriter) {
 	conn, _, err := http.NewResponseController(w).Hijack()
 	if err != nil {

@@ -18,7 +18,7 @@ import (
 )
 
 // karaden is the Karaden SMS API in the shape of the vendor's OpenAPI files. A message goes from waiting
-// to done to received, a step each time that it is read, so that all three can be seen without a wait.
+// to done to received, one step each time it is read, so that all three can be seen without waiting.
 type karaden struct {
 	tenant, token string
 	now           func() time.Time

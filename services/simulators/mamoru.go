@@ -132,8 +132,8 @@ func (m *mamoru) open(w http.ResponseWriter, r *http.Request) (id string, back *
 	return id, back, a
 }
 
-// mayReturn stands for the addresses that a customer registers with the vendor: this machine's, by whatever name it is
-// called here. Anybody else's would get the secrets.
+// mayReturn stands for the addresses that a customer registers with the vendor: here those of this machine, by whatever name
+// it was reached. Any other address would be given the secrets.
 func mayReturn(to *url.URL, host string) bool {
 	if to.Scheme != "http" && to.Scheme != "https" {
 		return false

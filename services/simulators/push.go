@@ -43,7 +43,7 @@ type subscription struct {
 	id, user, transport string
 	ended               bool // the app was removed
 
-	// Web Push alone: what the browser keeps for itself, and the key that the subscription is bound to, if any.
+	// Of Web Push only: what the browser keeps to itself, and the key that the subscription is bound to, if any.
 	private *ecdh.PrivateKey
 	auth    []byte
 	vapid   string
@@ -107,7 +107,7 @@ func (s *Simulators) getPushMessages(w http.ResponseWriter, r *http.Request) *pr
 	return nil
 }
 
-// postSubscription does what an app does that wants pushes. The answer's transport and target are what it tells Sekisho.
+// postSubscription does what an app does to get pushes. The answer's transport and target are what the app tells Sekisho.
 func (s *Simulators) postSubscription(w http.ResponseWriter, r *http.Request) *problem {
 	body := struct {
 		User      string `json:"user"`

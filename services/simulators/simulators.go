@@ -91,21 +91,21 @@ func New(cfg Config) *Simulators {
 func (s *Simulators) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.mux.ServeHTTP(w, r) }
 
 // Close ends the calls that a fault keeps hanging, now and from now on. An http.Server that shuts down
-// waits for its handlers, so hand it to http.Server.RegisterOnShutdown.
+// waits for its handlers, so pass Close to http.Server.RegisterOnShutdown.
 func (s *Simulators) Close() { s.close() }
 
 // SetRisk sets what the risk provider says of a user, by canonical name: OK, REVIEW or NG.
 func (s *Simulators) SetRisk(user, result string) error { return s.omotion.setRisk(user, result) }
 
-// farEnd notes each call and lets the provider's fault strike it, or else hands it to the API. failure
-// writes the vendor's own 500.
+// farEnd notes each call and lets the provider's fault strike it, or hands it to the API. failure writes
+// the vendor's own 500.
 func (s *Simulators) farEnd(provider string, failure http.HandlerFunc, api http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		call := s.calls.note(Call{Provider: provider, Method: r.Method, Path: r.URL.Path, At: s.now(), Outcome: OutcomePending})
 		outcome := OutcomeBroken
 		defer call(func(c *Call) { c.Outcome = outcome }) // a fault may end the handler by a panic
 
-		// The body is read first: net/http only notices that a client went away once it has been.
+		// The body is read first: until then net/http does not notice that a client has gone.
 		body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
 		if err != nil {
 			http.Error(w, "body is unreadable or too large", http.StatusRequestEntityTooLarge)

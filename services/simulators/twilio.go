@@ -15,8 +15,8 @@ import (
 	"unicode/utf8"
 )
 
-// twilio is Twilio's Messages API. A message goes from queued to sent to delivered, a step each time that
-// it is read.
+// twilio is Twilio's Messages API. A message goes from queued to sent to delivered, one step each time it
+// is read.
 type twilio struct {
 	account, token string
 	now            func() time.Time

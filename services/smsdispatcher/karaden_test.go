@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/rs/zerolog"
 
 	"github.com/sekisho/sekisho/services/internal/provider"
 	"github.com/sekisho/sekisho/services/simulators"
@@ -45,7 +46,7 @@ func (s simulated) fault(t testing.TB, name string, f simulators.Fault) {
 }
 
 func newClient(t *testing.T, timeout time.Duration) *provider.Client {
-	c := provider.New(provider.Settings{Name: "far", Timeout: timeout, Failures: 100}, prometheus.NewRegistry(), nil)
+	c := provider.New(provider.Settings{Name: "far", Timeout: timeout, Failures: 100}, prometheus.NewRegistry(), zerolog.Nop())
 	t.Cleanup(c.CloseIdle)
 	return c
 }

@@ -120,14 +120,11 @@ func open(p config.SMSProvider, env *runtime.Env) (account, error) {
 	if err != nil {
 		return account{}, fmt.Errorf("smsdispatcher: provider %s: %w", p.Name, err)
 	}
-	settings := provider.Settings{
-		Timeout: env.Config.SMS.Timeout, Failures: env.Config.Breaker.Failures, Open: env.Config.Breaker.Open,
-	}
 	client := func(name string, concurrent int) *provider.Client {
-		settings.Name, settings.MaxConcurrent = name, concurrent
-		return provider.New(settings, env.Metrics, func(name, from, to string) {
-			env.Log.Warn().Str("provider", name).Str("from", from).Str("to", to).Msg("circuit breaker changed")
-		})
+		return provider.New(provider.Settings{
+			Name: name, Timeout: env.Config.SMS.Timeout, MaxConcurrent: concurrent,
+			Failures: env.Config.Breaker.Failures, Open: env.Config.Breaker.Open,
+		}, env.Metrics, env.Log)
 	}
 	messages := client(p.Name, env.Config.SMS.Concurrency)
 	status := client(p.Name+"-status", max(1, env.Config.SMS.Concurrency/statusShare))

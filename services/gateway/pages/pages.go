@@ -25,14 +25,14 @@ type Page interface {
 // ("password" or "none") to /login.
 type SignIn struct {
 	App, AppName string
-	ACR          string // "2fa" and the like: so many factors are asked for, where the app asks for fewer
+	ACR          string // such as "2fa": at least this many factors are asked for
 	CSRF         string
 	ReturnTo     string
 	User         string // what the person typed before, so that a problem does not cost it
 	Password     bool   // the app accepts a password
 	Passwordless bool   // the app accepts a user name alone
 	Phone        bool   // with Passwordless: the phone may be what follows
-	Problem      string // "", "denied", "limited", "bad_user", "bad_password" or "unavailable"
+	Problem      string // "", "limited", "bad_user", "bad_password" or "unavailable"
 	Collector    string // URL of the risk provider's script; the gateway must allow its origin in the policy
 }
 
@@ -47,7 +47,10 @@ type StepUp struct {
 }
 
 // Login follows one login through all of its states. Its forms post to /login/{ID}/answers (csrf, code),
-// /login/{ID}/factor (csrf, factor) and /login/{ID}/cancel (csrf, and then, which is "password" for who wants to use that).
+// /login/{ID}/factor (csrf, factor) and /login/{ID}/cancel (csrf, and then, which is "password" to go on with one).
+//
+// Notice is empty, "wrong_code", "bad_code", "undelivered" (a text message), "undelivered_push", "resent", "resent_push" or "too_soon";
+// of a push "wrong_number", "declined" or "not_counted", and "exhausted" where its challenge is so.
 type Login struct {
 	ID, CSRF     string
 	App, AppName string
@@ -59,10 +62,10 @@ type Login struct {
 	Deadline     time.Time
 	Challenge    *Challenge // with "challenge" only
 	Choices      []string   // factors that may be asked for, the present one included
-	Notice       string     // "", "wrong_code", "bad_code", "undelivered" (a text message), "undelivered_push", "resent", "resent_push", "too_soon"; of a push "wrong_number", "declined" or "not_counted", and "exhausted" where its challenge is so
-	Declined     bool       // with "denied": the user declined on a phone
-	SignedIn     bool       // with "cancelled": this browser still has a session
-	Now          time.Time  // the server's clock, so that countdowns survive a wrong clock in the browser
+	Notice       string
+	Declined     bool      // with "denied": the user declined on a phone
+	SignedIn     bool      // with "cancelled": this browser still has a session
+	Now          time.Time // the server's clock, so that countdowns survive a wrong clock in the browser
 
 	PasswordInstead bool // a login by ID to an app that takes a password too; the same for every name
 }
@@ -122,13 +125,10 @@ type SignedOut struct {
 	App, AppName string
 }
 
-// Problem is an HTTP error as a page. Title and Detail replace the catalog's texts for the status; they
-// are shown as they are, so they must be in the person's language.
+// Problem is an HTTP error as a page.
 type Problem struct {
-	Status        int
-	Title, Detail string
-	AppName       string
-	OnPhone       bool // below the authenticator, to which the way leads back
+	Status  int
+	OnPhone bool // below the authenticator, to which the way leads back
 }
 
 func (SignIn) template() string     { return "signin" }
@@ -178,9 +178,10 @@ func (l Login) Until() time.Time {
 // Rejected reports whether the code just sent was not accepted.
 func (l Login) Rejected() bool { return l.Notice == "wrong_code" || l.Notice == "bad_code" }
 
-// AppName is empty: phones are the user's, not an app's.
+// AppName is empty: phones are the user's, not an app's, and a problem may be anybody's.
 func (Devices) AppName() string    { return "" }
 func (Invitation) AppName() string { return "" }
+func (Problem) AppName() string    { return "" }
 
 // Kind returns the status whose texts the catalogs hold: the same, or the most general of its class.
 func (p Problem) Kind() int {

@@ -18,7 +18,7 @@ var now = time.Date(2026, 3, 1, 9, 30, 0, 0, time.UTC)
 // everyPage returns each page in each of its states, by name. Every text from outside is made by say.
 func everyPage(say func(string) string) map[string]Page {
 	all := make(map[string]Page)
-	for _, problem := range []string{"", "denied", "limited", "bad_user", "bad_password", "unavailable"} {
+	for _, problem := range []string{"", "limited", "bad_user", "bad_password", "unavailable"} {
 		for _, methods := range []string{"password", "password none", "password phone", "phone"} {
 			all[fmt.Sprintf("signin %s %s", problem, methods)] = SignIn{
 				App: say("demo"), AppName: say("Demo"), CSRF: say("csrf"), ReturnTo: say("/back"), User: say("alice"),
@@ -99,10 +99,9 @@ func everyPage(say func(string) string) map[string]Page {
 	all["stepup"] = StepUp{App: say("demo"), AppName: say("Demo"), CSRF: say("csrf"), ReturnTo: say("/back"), User: say("alice")}
 	all["signedout"] = SignedOut{App: say("demo"), AppName: say("Demo")}
 	for _, status := range []int{400, 403, 404, 409, 429, 500, 502, 503} {
-		all[fmt.Sprint("problem ", status)] = Problem{Status: status, AppName: say("Demo")}
+		all[fmt.Sprint("problem ", status)] = Problem{Status: status}
 	}
 	all["problem on the phone"] = Problem{Status: 404, OnPhone: true}
-	all["problem in other words"] = Problem{Status: 400, Title: say("Title"), Detail: say("Detail")}
 	return all
 }
 

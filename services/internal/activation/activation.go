@@ -8,8 +8,8 @@ import (
 	"rsc.io/qr"
 )
 
-// URL is what the phone opens. base is the origin of the gateway. The code stands in the fragment, which a browser keeps to
-// itself: it is in no log and in no Referer.
+// URL is what the phone opens. base is the origin of the gateway. The code is in the fragment, which a browser keeps to
+// itself, so it is in no log and in no Referer.
 func URL(base, code string) string { return base + "/authenticator#" + code }
 
 // quiet is the white border of a QR code, in modules (ISO/IEC 18004 section 5.3.8).
@@ -17,7 +17,7 @@ const quiet = 4
 
 // QR is the QR code of a text as an SVG document without styles and scripts, so that any content security policy lets it show.
 func QR(text string) (svg string, err error) {
-	code, err := qr.Encode(text, qr.M) // M bears 15 % of damage: a screen has little, a small code scans well
+	code, err := qr.Encode(text, qr.M) // M bears 15 % of damage; a screen has little, and a smaller code scans better
 	if err != nil {
 		return "", fmt.Errorf("activation: QR code: %w", err)
 	}

@@ -26,6 +26,21 @@ func Get[T events.Data](h History, n int) (T, *events.Event) {
 	return zero, nil
 }
 
+// Endings are the steps that end a login.
+var Endings = []events.Step{events.StepClosed, events.StepCancelled, events.StepLapsed}
+
+// Ended tells whether the login has come to its end.
+func (h History) Ended() bool {
+	return slices.ContainsFunc(h, func(e *events.Event) bool { return slices.Contains(Endings, e.Step) })
+}
+
+// Replaced tells whether a later round was challenged before a place in the stream.
+func (h History) Replaced(round int, before uint64) bool {
+	return slices.ContainsFunc(h, func(e *events.Event) bool {
+		return e.Step == events.StepChallenged && e.N > round && e.Sequence < before
+	})
+}
+
 // ErrStale says that a read was answered by a replica that is behind. It is a moment's matter.
 var ErrStale = errors.New("history is behind the event that asked for it")
 

@@ -4,14 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"maps"
 	"net"
 	"os"
 	"path/filepath"
-	"regexp"
-	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
@@ -103,81 +99,6 @@ func adopt(dir string) error {
 		return err
 	}
 	return nil
-}
-
-// coreAccount is the NATS account of the streams and the workers.
-const coreAccount = "SEKISHO"
-
-// accountOf is the NATS account of a user that is apart.
-func accountOf(user string) string { return "user-" + user }
-
-// batched matches the way to a direct get that is answered by many messages.
-var batched = regexp.MustCompile(`DIRECT\.GET\.[A-Z]+"$`)
-
-// UsersConf is the part of a broker's configuration that says who may do what: accounts, their users and permissions.
-//
-// The broker checks what a user publishes to, and not where the answer is to go: within one account, whoever asks for something can
-// have the broker itself publish the answer as somebody else's event, or as a call of the management API. So each gateway and each tool has an account
-// of its own, with a way to each subject that it may use. An answer never leaves the account that has asked.
-func UsersConf(gateways []string, keys map[string]string) string {
-	var core, others strings.Builder
-	exports := make(map[string][]string) // accounts by "service: <subject>" or "stream: <subject>"
-	for _, u := range Users(gateways) {
-		if !u.Apart {
-			fmt.Fprintf(&core, "      %s\n", userConf(u, keys[u.Name]))
-			continue
-		}
-		account := accountOf(u.Name)
-		fmt.Fprintf(&others, "  %s {\n    users = [\n      %s\n    ]\n    imports = [\n", account, userConf(u, keys[u.Name]))
-		use := func(kind, subject string) {
-			way := fmt.Sprintf("%s: %q", kind, subject)
-			exports[way] = append(exports[way], account)
-			fmt.Fprintf(&others, "      { %s: { account: %s, subject: %q } }\n", kind, coreAccount, subject)
-		}
-		for _, subject := range u.Publish {
-			use("service", subject)
-		}
-		for _, subject := range u.Subscribe {
-			if subject != InboxPrefix(u.Name)+".>" { // answers arrive in the account itself
-				use("stream", subject)
-			}
-		}
-		others.WriteString("    ]\n  }\n")
-	}
-	var b strings.Builder
-	fmt.Fprintf(&b, `# Accounts, users and permissions of Sekisho. Written by "sekisho setup"; include it in nats-server's configuration.
-accounts {
-  %s {
-    jetstream: enabled
-    users = [
-%s    ]
-    exports = [
-`, coreAccount, core.String())
-	for _, way := range slices.Sorted(maps.Keys(exports)) {
-		response := ""
-		if batched.MatchString(way) {
-			response = ", response: stream"
-		}
-		fmt.Fprintf(&b, "      { %s, accounts: %s%s }\n", way, list(exports[way]), response)
-	}
-	fmt.Fprintf(&b, "    ]\n  }\n%s}\n", others.String())
-	return b.String()
-}
-
-func userConf(u User, key string) string {
-	responses := ""
-	if u.Responds {
-		responses = fmt.Sprintf(", allow_responses: { max: 1, expires: %q }", respondWait)
-	}
-	return fmt.Sprintf("{ nkey: %s, permissions: { publish: { allow: %s }, subscribe: { allow: %s, deny: %s }%s } } # %s",
-		key, list(u.Publish), list(u.Subscribe), list(u.Unheard), responses, u.Name)
-}
-
-func list(words []string) string {
-	if len(words) == 0 {
-		return "[]"
-	}
-	return `["` + strings.Join(words, `", "`) + `"]`
 }
 
 // serverLog is the broker's logger: its notices are details to us, its warnings and errors are not.

@@ -1,7 +1,6 @@
 package bus
 
 import (
-	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -11,8 +10,8 @@ import (
 	"github.com/sekisho/sekisho/events"
 )
 
-// The table: which worker consumes what, and which streams there are. Streams, consumers, NATS users and their
-// permissions all follow from this file and from [events.Steps], which says who publishes what.
+// The table: which worker consumes what, and which streams there are. Streams, consumers, and the NATS users with their
+// permissions (users.go) all follow from this file and from [events.Steps], which says who publishes what.
 
 // A Row is what one worker does on the bus beside publishing the steps that events.Steps gives to it.
 type Row struct {
@@ -189,125 +188,3 @@ func batchConsumer(worker, stream string) string {
 func alone(worker string) bool {
 	return slices.ContainsFunc(Workers, func(w Row) bool { return w.Worker == worker && w.Alone })
 }
-
-// Names of NATS users beside the workers and the gateways.
-const (
-	UserSetup    = "setup"    // provisions
-	UserViewer   = "viewer"   // reads everything that is on the bus, for tools
-	UserOperator = "operator" // viewer, and may redo and drop dead letters
-)
-
-// A User is one NATS user. Everything that is not allowed is denied.
-type User struct {
-	Name      string
-	Publish   []string
-	Subscribe []string
-	Unheard   []string // what Subscribe would give and must not
-	Apart     bool     // has an account of its own: see [UsersConf]
-	Responds  bool     // may answer each request that it hears: once, within respondWait
-}
-
-// respondWait is how long after a request its answer may come. Gateways do not wait that long.
-const respondWait = 10 * time.Second
-
-// InboxPrefix is where a user gets its replies, so that nobody can listen to another's.
-func InboxPrefix(user string) string { return "_INBOX_" + user }
-
-// Users lists the NATS users with exactly the subjects that they need. Gateways are users under their own names.
-func Users(gateways []string) []User {
-	var users []User
-	for _, w := range Workers {
-		users = append(users, workerUser(w))
-	}
-	for _, gateway := range gateways {
-		users = append(users, gatewayUser(gateway))
-	}
-	users = append(users, viewerUser(UserViewer), operatorUser(), User{Name: UserSetup, Publish: []string{">"}, Subscribe: []string{">"}})
-	return users
-}
-
-func workerUser(w Row) User {
-	publish := []string{directGet(streamKeys, "keys.*"), "dead." + w.Worker + ".>"}
-	publish = append(publish, w.Publish...)
-	for step, row := range events.Steps {
-		if slices.Contains(row.By, w.Worker) {
-			publish = append(publish, stepSubjects(step, "*")...)
-		}
-	}
-	for _, c := range consumersOf(w) {
-		name := c.Stream + "." + c.Config.Durable
-		publish = append(publish, "$JS.API.CONSUMER.INFO."+name, "$JS.API.CONSUMER.MSG.NEXT."+name, "$JS.ACK."+name+".>",
-			"$JS.ACK.*.*."+name+".>") // the next form of ack subjects, behind a feature flag in 2.15
-		if w.Alone {
-			publish = append(publish, "$JS.API.CONSUMER.RESET."+name)
-		}
-	}
-	if w.History {
-		publish = append(publish, "$JS.API.DIRECT.GET."+streamLogin)
-	}
-	for _, step := range slices.Concat(w.Consumes, w.Reads) { // what it consumes too, since a redo only names the event
-		publish = append(publish, directGet(streamLogin, "login."+string(step)+".>"))
-	}
-	if w.Timer {
-		publish = append(publish, "timer.at.*.*")
-	}
-	slices.Sort(publish)
-	return User{Name: w.Worker, Publish: slices.Compact(publish), Subscribe: append([]string{InboxPrefix(w.Worker) + ".>"}, w.Serves...),
-		Responds: len(w.Serves) > 0}
-}
-
-func gatewayUser(gateway string) User {
-	publish := []string{directGet(streamKeys, "keys.*"), events.DeviceSubject(gateway), "session.revoked." + gateway + ".*",
-		directGet(streamSession, "session.revoked."+gateway+".*")}
-	for step, row := range events.Steps {
-		if slices.Contains(row.By, events.GatewayWorker) {
-			publish = append(publish, stepSubjects(step, gateway)...)
-		}
-	}
-	for _, step := range slices.Concat(events.Heard, ownSteps) {
-		publish = append(publish, directGet(streamLogin, "login."+string(step)+"."+gateway+".>"))
-	}
-	slices.Sort(publish)
-	// LOGIN says every step again. What is not for gateways is dropped by the broker, for wildcard subscribers too.
-	var unheard []string
-	for step := range events.Steps {
-		if !slices.Contains(events.Heard, step) {
-			unheard = append(unheard, "deliver."+gateway+"."+string(step)+".>")
-		}
-	}
-	slices.Sort(unheard)
-	return User{Name: gateway, Publish: publish, Subscribe: []string{"deliver." + gateway + ".>", InboxPrefix(gateway) + ".>"}, Unheard: unheard, Apart: true}
-}
-
-func viewerUser(name string) User {
-	publish := []string{"$JS.API.INFO", "$JS.API.STREAM.NAMES", "$JS.API.STREAM.LIST", "$JS.API.STREAM.INFO.*",
-		"$JS.API.CONSUMER.NAMES.*", "$JS.API.CONSUMER.LIST.*", "$JS.API.CONSUMER.INFO.*.*"}
-	for _, s := range []string{streamLogin, StreamArchive, StreamAccount, streamDead, streamRedo, streamKeys, streamSession, streamTimer} {
-		// Batched direct gets read a whole stream. No consumers: who may create one may change one.
-		publish = append(publish, "$JS.API.DIRECT.GET."+s, "$JS.API.DIRECT.GET."+s+".>", "$JS.API.STREAM.MSG.GET."+s)
-	}
-	return User{Name: name, Publish: publish, Subscribe: []string{InboxPrefix(name) + ".>"}, Apart: true}
-}
-
-func operatorUser() User {
-	u := viewerUser(UserOperator)
-	u.Publish = append(u.Publish, "redo.>", "$JS.API.STREAM.MSG.DELETE."+streamDead,
-		"$JS.API.CONSUMER.PAUSE.*.*", "$JS.API.CONSUMER.RESET.*.*")
-	return u
-}
-
-// stepSubjects lists the subjects of a step with every number that it may have, so that permissions bound them too.
-func stepSubjects(step events.Step, gateway string) []string {
-	base := "login." + string(step) + "." + gateway + ".*"
-	row := events.Steps[step]
-	if row.Max == 0 {
-		return []string{base}
-	}
-	subjects := make([]string, row.Max)
-	for i := range subjects {
-		subjects[i] = fmt.Sprintf("%s.%d", base, i+1)
-	}
-	return subjects
-}
-
-func directGet(stream, subject string) string { return "$JS.API.DIRECT.GET." + stream + "." + subject }

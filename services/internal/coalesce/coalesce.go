@@ -14,9 +14,9 @@ import (
 // ErrClosed is returned by Do after Close.
 var ErrClosed = errors.New("coalesce: group is closed")
 
-// A crowd is so many callers who came while a batch ran. Then the next batch waits a moment for more of them, since a batch of ten costs
-// little more than one of three. Fewer callers do not wait. In a crowd a statement takes some 3 ms, and a login has eight: this wait is
-// little beside the wait for a processor that it saves.
+// When a crowd of callers has come while a batch ran, the next batch waits a moment for more of them, since a batch of ten costs
+// little more than one of three. Fewer callers do not wait. In a crowd a statement takes some 3 ms, and a login has eight of them: the
+// moment is little beside the wait for a processor that it saves.
 const (
 	crowd  = 3
 	moment = 8 * time.Millisecond
@@ -31,12 +31,12 @@ type Group[K comparable, In, Out any] struct {
 
 	linger time.Duration
 	most   int           // batches at once
-	full   chan struct{} // somebody has made the queue as long as a batch may be
+	full   chan struct{} // signals that the queue is as long as a batch may be
 
 	mu      sync.Mutex
 	queue   []*call[In, Out] // in order of arrival
 	running int              // goroutines that will look at the queue again
-	crowds  int              // of these run a batch that shows that there is a crowd
+	crowds  int              // of these have a crowd's batch, or gather one: nobody begins another beside them
 	closed  bool
 	wg      sync.WaitGroup
 }
@@ -62,21 +62,21 @@ func New[K comparable, In, Out any](run func(context.Context, []In) ([]Out, erro
 	return &Group[K, In, Out]{run: run, key: key, max: max, most: 1, full: make(chan struct{}, 1)}
 }
 
-// Linger makes every batch that is not full wait that long for more callers. It is for work that no user waits for, which then costs
-// little also when there is little of it. It is called before the first Do.
+// Linger makes every batch that is not full wait that long for more callers. It is for work that no user waits for, which then is
+// cheap even when there is little of it. It is called before the first Do.
 func (g *Group[K, In, Out]) Linger(d time.Duration) *Group[K, In, Out] {
 	g.linger = d
 	return g
 }
 
-// Beside lets up to `most` batches run at once while they are small. It is for work that waits for the disk, where a lone caller would
-// wait for two writes. Batches that run at once may have the same key. It is called before the first Do.
+// Beside lets up to `most` batches run at once while they are small. It is for work that waits for the disk, where a caller who just
+// missed a batch would wait for two writes. Batches that run at once may have the same key. It is called before the first Do.
 func (g *Group[K, In, Out]) Beside(most int) *Group[K, In, Out] {
 	g.most = most
 	return g
 }
 
-// Do has in done in a batch and returns its output. When ctx ends first Do returns its error; in may be done or not.
+// Do runs in as part of a batch and returns its output. When ctx ends first, Do returns its error, and in may be done or not.
 func (g *Group[K, In, Out]) Do(ctx context.Context, in In) (Out, error) {
 	c := &call[In, Out]{in: in, done: make(chan struct{})}
 	g.mu.Lock()
@@ -87,7 +87,7 @@ func (g *Group[K, In, Out]) Do(ctx context.Context, in In) (Out, error) {
 	if g.queue = append(g.queue, c); len(g.queue) == g.max {
 		select {
 		case g.full <- struct{}{}:
-		default: // of an earlier time
+		default: // an earlier signal is still there
 		}
 	}
 	if g.running == 0 || g.running < g.most && g.crowds == 0 {
@@ -168,7 +168,7 @@ func (g *Group[K, In, Out]) gather(first bool) {
 		g.mu.Unlock()
 		return
 	}
-	select { // the queue was full before
+	select { // drop the signal of an earlier batch
 	case <-g.full:
 	default:
 	}
@@ -187,7 +187,7 @@ func (g *Group[K, In, Out]) gather(first bool) {
 func (g *Group[K, In, Out]) next(cancel context.CancelFunc) []*call[In, Out] {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.crowds > 0 { // another one runs, and what has come since goes into one with it
+	if g.crowds > 0 { // whoever has the crowd takes what is in the queue, too
 		g.running--
 		return nil
 	}
@@ -214,7 +214,7 @@ func (g *Group[K, In, Out]) next(cancel context.CancelFunc) []*call[In, Out] {
 	return calls
 }
 
-// dissolve says that as many no longer make a crowd.
+// dissolve says that a batch has ended. If it had as many calls as a crowd, there is one crowd less.
 func (g *Group[K, In, Out]) dissolve(calls int) {
 	if calls >= crowd {
 		g.mu.Lock()

@@ -73,29 +73,29 @@ func (d *Directory) begin(ctx context.Context, attempts []Attempt) ([]Standing, 
 const attempt = `directory.attempt(a.event, a.digest, a.authenticator, a.device, $1, $2, $3, $4, $5) s,
 	set_config('synchronous_commit', 'off', true)`
 
-type finish struct {
+// A Result is what an Attempt came to.
+type Result struct {
 	Attempt
-	verdict string
-	right   bool
+	Verdict string // not ""
+	Right   bool   // what the attempt's counter holds is taken back, and the lock with it
 }
 
-// Finish stores what an attempt came to, which must not be "", and has it told. A right one takes back what its counter holds,
-// and the lock with it. That takes its time, so it is told first: if the process dies in between, the event that asks for the
-// attempt comes again and is allowed, and counted once as before. Of any other attempt nobody learns before it is stored: its
-// count is on the disk then, and no crash gives the guess back.
-func (d *Directory) Finish(ctx context.Context, a Attempt, verdict string, right bool, tell func() error) error {
-	if right {
+// Finish stores a result, and calls tell, which publishes it. A right one is told before it is stored, since that takes its time: if
+// the process dies in between, the event that asks for the attempt comes again and is allowed, and counted once as before. Of any other
+// result nobody learns before it is stored: its count is on the disk then, and no crash gives the guess back.
+func (d *Directory) Finish(ctx context.Context, r Result, tell func() error) error {
+	if r.Right {
 		if err := tell(); err != nil {
 			return err
 		}
 	}
-	if _, err := d.finishes.Do(ctx, finish{a, verdict, right}); err != nil || right {
+	if _, err := d.finishes.Do(ctx, r); err != nil || r.Right {
 		return err
 	}
 	return tell()
 }
 
-func (d *Directory) finish(ctx context.Context, finishes []finish) ([]struct{}, error) {
+func (d *Directory) finish(ctx context.Context, results []Result) ([]struct{}, error) {
 	const statement = `
 		WITH noted AS (
 			UPDATE directory.verdicts v SET verdict = f.verdict
@@ -108,11 +108,11 @@ func (d *Directory) finish(ctx context.Context, finishes []finish) ([]struct{}, 
 		UPDATE directory.counters c SET failures = 0, locked_until = NULL, changed_at = $7
 		FROM noted n
 		WHERE n.is_right AND c.authenticator = n.authenticator AND (c.device = n.counted_on OR n.counted_on = '' AND c.device = n.device)`
-	attempts, verdicts, rights := make([]Attempt, len(finishes)), make([]string, len(finishes)), make([]bool, len(finishes))
+	attempts, verdicts, rights := make([]Attempt, len(results)), make([]string, len(results)), make([]bool, len(results))
 	right := true // all of them, and nobody waits for the disk: what a crash of the database can undo is that their counts are taken back
-	for i, f := range finishes {
-		attempts[i], verdicts[i], rights[i] = f.Attempt, f.verdict, f.right
-		right = right && f.right
+	for i, r := range results {
+		attempts[i], verdicts[i], rights[i] = r.Attempt, r.Verdict, r.Right
+		right = right && r.Right
 	}
 	events, digests, authenticators, devices := columns(attempts)
 	err := again(func() error {
@@ -122,7 +122,7 @@ func (d *Directory) finish(ctx context.Context, finishes []finish) ([]struct{}, 
 	if err != nil {
 		return nil, fmt.Errorf("directory: finish attempts: %w", err)
 	}
-	return make([]struct{}, len(finishes)), nil
+	return make([]struct{}, len(results)), nil
 }
 
 func columns(attempts []Attempt) (events []string, digests [][]byte, authenticators, devices []string) {

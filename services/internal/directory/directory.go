@@ -47,7 +47,7 @@ type Directory struct {
 	accounts *coalesce.Group[string, string, bool]
 	claims   *coalesce.Group[string, *Claim, claimed]
 	begins   *coalesce.Group[string, Attempt, Standing]
-	finishes *coalesce.Group[string, finish, struct{}]
+	finishes *coalesce.Group[string, Result, struct{}]
 	devices  *coalesce.Group[string, string, []Device] // by id
 	owned    *coalesce.Group[string, string, []Device] // by user
 	sights   *coalesce.Group[string, string, struct{}]
@@ -61,7 +61,7 @@ func New(db *pgxpool.Pool, rule Rule, now func() time.Time) *Directory {
 	// One attempt per authenticator and batch, so that one that locks stands before the next.
 	d.claims = coalesce.New(d.claim, func(c *Claim) string { return c.Stranger }, maxBatch)
 	d.begins = coalesce.New(d.begin, func(a Attempt) string { return a.Authenticator }, maxBatch)
-	d.finishes = coalesce.New(d.finish, func(f finish) string { return f.Authenticator }, maxBatch).Linger(finishLinger)
+	d.finishes = coalesce.New(d.finish, func(r Result) string { return r.Authenticator }, maxBatch).Linger(finishLinger)
 	itself := func(id string) string { return id }
 	d.devices = coalesce.New(d.lookUpDevices(QueueDevices), itself, maxBatch)
 	d.owned = coalesce.New(d.lookUpDevices(QueueDevicesOf), itself, maxBatch)

@@ -135,7 +135,7 @@ func guess(t *testing.T, d *Directory, event, authenticator, device string, righ
 	if right && s.Allowed {
 		verdict = "right"
 	}
-	if err := d.Finish(t.Context(), a, verdict, right && s.Allowed, nobody); err != nil {
+	if err := d.Finish(t.Context(), Result{a, verdict, right && s.Allowed}, nobody); err != nil {
 		t.Fatal(err)
 	}
 	return s.Allowed
@@ -236,14 +236,14 @@ func TestNobodyLearnsBeforeItIsStored(t *testing.T) {
 			t.Fatalf("Begin = %+v, %v", s, err)
 		}
 		stored := "not told"
-		err := d.Finish(t.Context(), a, verdict, verdict == "right", func() error {
+		err := d.Finish(t.Context(), Result{a, verdict, verdict == "right"}, func() error {
 			return admin.QueryRow(t.Context(), `SELECT verdict FROM directory.verdicts WHERE event = $1`, a.Event).Scan(&stored)
 		})
 		if err != nil || stored != want {
 			t.Errorf("%s: told while the verdict was %q, %v", verdict, stored, err)
 		}
 		away := errors.New("the bus is away")
-		if err := d.Finish(t.Context(), a, verdict, verdict == "right", func() error { return away }); !errors.Is(err, away) {
+		if err := d.Finish(t.Context(), Result{a, verdict, verdict == "right"}, func() error { return away }); !errors.Is(err, away) {
 			t.Errorf("%s: %v, want that it was not told", verdict, err)
 		}
 	}
@@ -260,11 +260,11 @@ func TestRepeatedEvent(t *testing.T) {
 		}
 	}
 	for range 2 {
-		if err := d.Finish(ctx, a, "wrong", false, nobody); err != nil {
+		if err := d.Finish(ctx, Result{a, "wrong", false}, nobody); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := d.Finish(ctx, a, "right", true, nobody); err != nil { // too late to be another verdict
+	if err := d.Finish(ctx, Result{a, "right", true}, nobody); err != nil { // too late to be another verdict
 		t.Fatal(err)
 	}
 	if s, err := d.Begin(ctx, a); err != nil || s != (Standing{Allowed: true, Verdict: "wrong"}) {

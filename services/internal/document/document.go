@@ -58,12 +58,12 @@ func (n Node) child(key string) Node {
 	return child
 }
 
-// Own is a member of the node as it stands: what stands beside a reference, or the reference itself.
+// Own is a member of the node itself, even if the node is a reference: "$ref", or what stands beside it.
 func (n Node) Own(key string) Node { return n.child(key) }
 
 // Target is the place that the node refers to; the node itself if it refers to none, or to another document.
 func (n Node) Target() Node {
-	// A chain of references is never long; one that ends nowhere must not hang the reader.
+	// No chain of references is long, and one that goes in a circle must not hang the reader.
 	for range 8 {
 		path, ok := strings.CutPrefix(n.child("$ref").Text(), "#/")
 		if !ok {

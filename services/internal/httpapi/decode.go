@@ -25,16 +25,13 @@ func Decode(w http.ResponseWriter, r *http.Request, max int64, dst any) error {
 	if err != nil || media != "application/json" || given && !strings.EqualFold(charset, "utf-8") {
 		return &Problem{Status: http.StatusUnsupportedMediaType, Detail: "want Content-Type: application/json"}
 	}
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, max))
-	if _, tooLarge := errors.AsType[*http.MaxBytesError](err); tooLarge {
-		return &Problem{Status: http.StatusRequestEntityTooLarge, Detail: "the body is too large"}
-	}
+	body, err := ReadBody(w, r, max)
 	if err != nil {
-		return &Problem{Status: http.StatusBadRequest, Detail: "the body ended early"}
+		return err
 	}
 	if err := json.Unmarshal(body, dst, json.RejectUnknownMembers(true)); err != nil {
 		var whole any
-		if malformed := json.Unmarshal(body, &whole); malformed != nil { // and a part that is wrong does not matter
+		if malformed := json.Unmarshal(body, &whole); malformed != nil { // which comes before a part that is wrong
 			err = malformed
 		}
 		return decodeProblem(err)
@@ -43,6 +40,18 @@ func Decode(w http.ResponseWriter, r *http.Request, max int64, dst any) error {
 		return &Problem{Status: http.StatusUnprocessableEntity, Detail: "want a JSON object"}
 	}
 	return nil
+}
+
+// ReadBody reads a body of at most max bytes. Errors are a *[Problem].
+func ReadBody(w http.ResponseWriter, r *http.Request, max int64) ([]byte, error) {
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, max))
+	if _, tooLarge := errors.AsType[*http.MaxBytesError](err); tooLarge {
+		return nil, &Problem{Status: http.StatusRequestEntityTooLarge, Detail: "the body is too large"}
+	}
+	if err != nil {
+		return nil, &Problem{Status: http.StatusBadRequest, Detail: "the body ended early"}
+	}
+	return body, nil
 }
 
 func decodeProblem(err error) *Problem {

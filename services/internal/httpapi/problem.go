@@ -2,7 +2,6 @@ package httpapi
 
 import (
 	"encoding/json"
-	"errors"
 	"math"
 	"net/http"
 	"strconv"
@@ -17,12 +16,12 @@ type Problem struct {
 	Detail string `json:"detail,omitempty"`
 	Field  string `json:"field,omitempty"` // the field or parameter to blame
 
-	// The login that would help, as it is asked for: with 401 where the session is good, but not enough.
+	// The login that would help, in the words of the login API: with a 401 for a session that is good, but not enough.
 	App    string `json:"app,omitempty"`
 	ACR    string `json:"acr,omitempty"`
 	Method string `json:"method,omitempty"` // session: by stepping up
 
-	RetryAfter time.Duration `json:"-"` // header Retry-After, rounded up to seconds; 0 for none
+	RetryAfter time.Duration `json:"-"` // see [SetRetryAfter]
 }
 
 // Invalid is the problem of a value that is well-formed but wrong: 422.
@@ -41,21 +40,15 @@ func (p *Problem) Write(w http.ResponseWriter) {
 	if document.Title == "" {
 		document.Title = http.StatusText(p.Status)
 	}
-	if p.RetryAfter > 0 {
-		w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(p.RetryAfter.Seconds()))))
-	}
+	SetRetryAfter(w, p.RetryAfter)
 	write(w, "application/problem+json", p.Status, document)
 }
 
-// Fail answers with err if it is a [Problem], and returns whether it was. An error of another kind is answered with a
-// bare 500: it is for the log, which the caller writes.
-func Fail(w http.ResponseWriter, err error) bool {
-	if p, ok := errors.AsType[*Problem](err); ok {
-		p.Write(w)
-		return true
+// SetRetryAfter sets the header Retry-After, in seconds rounded up, unless there is nothing to wait for.
+func SetRetryAfter(w http.ResponseWriter, wait time.Duration) {
+	if wait > 0 {
+		w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(wait.Seconds()))))
 	}
-	(&Problem{Status: http.StatusInternalServerError}).Write(w)
-	return false
 }
 
 // Write answers with v as JSON.
@@ -75,7 +68,7 @@ func write(w http.ResponseWriter, contentType string, status int, v any) {
 	w.Write(append(body, '\n')) // an error means that the client has gone
 }
 
-// Routes serves mux, and turns what it answers by itself (404; 405 with Allow) into problem documents.
+// Routes serves mux, and turns mux's own answers (404, and 405 with Allow) into problem documents.
 func Routes(mux *http.ServeMux) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		fallback, pattern := mux.Handler(r)

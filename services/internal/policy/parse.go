@@ -18,7 +18,7 @@ import (
 	"github.com/sekisho/sekisho/events"
 )
 
-// UnmarshalYAML puts the file's words over the defaults: a key that is left out means the careful choice.
+// UnmarshalYAML reads an app over the defaults: a key that is left out means the careful choice.
 func (a *App) UnmarshalYAML(unmarshal func(any) error) error {
 	type plain App
 	p := plain{
@@ -62,10 +62,10 @@ type fault struct {
 	text string
 }
 
-// maxName bounds an app's name, in bytes: as the event `wanted` carries it. Text messages have room for 37 characters in one segment.
+// maxName bounds an app's name, in bytes, as the event `wanted` does. A text message of one segment has room for 37 characters of it.
 const maxName = 256
 
-// normalize fills in what follows from the rest and reports every fault.
+// normalize fills in what was left out and follows from the rest, and reports every fault.
 func (p *Policy) normalize() (found []fault) {
 	if len(p.Apps) == 0 {
 		return []fault{{[]string{"apps"}, "missing: nobody could log in"}}
@@ -98,7 +98,7 @@ func (p *Policy) normalize() (found []fault) {
 	return found
 }
 
-// checkNeeds reports needs that are no numbers, that nobody could meet, or that ask for less when the risk is higher.
+// checkNeeds reports an app that nobody could log in to, and needs that nobody could meet or that fall when the risk rises.
 func (a *App) checkNeeds(add func(key, format string, args ...any)) {
 	most := len(a.Factors)
 	if a.Accepts(events.Password) {

@@ -1,5 +1,5 @@
-// Package policy is what each app asks of a login: which methods and factors it accepts, and how many factors a login needs
-// by what the risk assessment says. The file explains itself: see default.yaml.
+// Package policy is what each app asks of a login: which methods and factors it accepts, and how many factors a login needs,
+// depending on the risk assessment. The file explains itself: see default.yaml.
 package policy
 
 import (
@@ -37,7 +37,7 @@ type App struct {
 	OnReview            Need            `yaml:"on_review"`
 	OnNG                Need            `yaml:"on_ng"`
 	OnUnavailable       Unavailable     `yaml:"on_unavailable"`
-	SessionMaxAge       Span            `yaml:"session_max_age"` // for how long after its login a session of another app counts
+	SessionMaxAge       Span            `yaml:"session_max_age"` // how long after its login a session of another app counts
 	PushTap             bool            `yaml:"push_tap"`        // a push is approved without its number
 }
 
@@ -61,7 +61,7 @@ type Need int
 // Deny is the Need that nothing meets.
 const Deny Need = -1
 
-// UnmarshalYAML reads a number or the word deny. Anything else becomes 0, which the check of the whole file reports with its line.
+// UnmarshalYAML reads a number or the word deny. Anything else becomes 0, which [Policy.normalize] reports with its line.
 func (n *Need) UnmarshalYAML(unmarshal func(any) error) error {
 	var value any
 	if err := unmarshal(&value); err != nil {
@@ -93,7 +93,7 @@ func (n Need) less(m Need) bool { return n != Deny && (m == Deny || n < m) }
 // Span is a length of time.
 type Span time.Duration
 
-// UnmarshalYAML reads a time span such as 12h. Anything else becomes negative, which the check of the whole file reports with its line.
+// UnmarshalYAML reads a time span such as 12h. Anything else becomes negative, which [Policy.normalize] reports with its line.
 func (s *Span) UnmarshalYAML(unmarshal func(any) error) error {
 	var text string
 	if err := unmarshal(&text); err != nil {
@@ -129,7 +129,7 @@ func Load(path string) (*Policy, error) {
 	return parse(path, data)
 }
 
-// Hash names what the policy says: files that differ in comments or layout only have the same. 32 hexadecimal digits of SHA-256.
+// Hash identifies what the policy says, by 32 hexadecimal digits of SHA-256. Files that differ only in comments or layout have the same.
 func (p *Policy) Hash() string { return p.hash }
 
 // seal computes the hash, after which nothing may change.
@@ -154,7 +154,7 @@ func (a *App) Allowed(verified int) []events.Factor {
 	return a.Factors
 }
 
-// Counted lists what counts for the app of what has been shown: amr values, in the order in which they were shown, each once.
+// Counted lists what counts for the app, of what has been shown: amr values, each once, in the order in which they were shown.
 func (a *App) Counted(shown []string) []string {
 	var counted []string
 	for _, kind := range shown {
@@ -165,8 +165,8 @@ func (a *App) Counted(shown []string) []string {
 	return counted
 }
 
-// Reach is the most that somebody with these factors, and a password or none, can show to the app: as many kinds of proof. 0 is of
-// who can not even begin a login, and where the app lets nobody in.
+// Reach is how many kinds of proof somebody with these factors, and a password or none, can show to the app at most. It is 0 if they
+// can not even begin a login, and for an app that lets nobody in.
 func (a *App) Reach(password bool, factors []events.Factor) int {
 	if a.OnOK == Deny || !a.Accepts(events.None) && !password {
 		return 0
@@ -194,7 +194,7 @@ func (a *App) counts(kind string, others int) bool {
 // Honors tells whether a session of another app counts for this one; age is the time since its login.
 func (a *App) Honors(age time.Duration) bool { return age < time.Duration(a.SessionMaxAge) }
 
-// Need is how many factors a login with this assessment needs. What the policy does not know it denies.
+// Need is how many factors a login with this assessment needs. A verdict that the policy does not know is denied.
 func (a *App) Need(assessed *events.Assessed) Need {
 	verdict := assessed.Verdict
 	if assessed.Degraded {

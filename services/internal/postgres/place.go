@@ -97,7 +97,7 @@ func makeFolder(dir string) error {
 	return nil
 }
 
-// canEnter tells whether who has the execute bit of the real path dir and of every folder above it.
+// canEnter tells whether a user has the execute bit of the real path dir and of every folder above it.
 // Supplementary groups do not count, since the server gets none.
 func canEnter(dir string, who *syscall.Credential) bool {
 	for {

@@ -1,6 +1,7 @@
 package provider
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -12,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/rs/zerolog"
 )
 
 // raw starts a TCP server that reads each request and then does as it likes with the connection.
@@ -57,7 +59,7 @@ func TestBrokenConnections(t *testing.T) {
 		"redirect with data": {func(c *net.TCPConn) { io.WriteString(c, "HTTP/1.1 307 No\r\nLocation: /"+secret+"\r\n\r\n") }, "status 307"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			c := New(Settings{Name: "far"}, prometheus.NewRegistry(), nil)
+			c := New(Settings{Name: "far"}, prometheus.NewRegistry(), zerolog.Nop())
 			defer c.CloseIdle()
 			req, err := http.NewRequest(http.MethodPost, raw(t, tc.answer)+"/?to="+secret, strings.NewReader("to="+secret))
 			if err != nil {
@@ -82,7 +84,7 @@ func TestRefusedConnectionIsUnsent(t *testing.T) {
 		t.Fatal(err)
 	}
 	listener.Close()
-	c := New(Settings{Name: "far"}, prometheus.NewRegistry(), nil)
+	c := New(Settings{Name: "far"}, prometheus.NewRegistry(), zerolog.Nop())
 	err = c.Do(t.Context(), request(t, "http://"+listener.Addr().String()+"/?to=secret"), byStatus)
 	wantClass(t, err, ErrUnavailable, true)
 	if !strings.Contains(err.Error(), "dial: connect: connection refused") || strings.Contains(err.Error(), "secret") {
@@ -99,17 +101,17 @@ func TestRefuseIsUnsent(t *testing.T) {
 }
 
 func TestDialMayRefuse(t *testing.T) {
-	var states []string
+	var log bytes.Buffer
 	c := New(Settings{Name: "far", Failures: 1, Dial: func(context.Context, string, string) (net.Conn, error) {
 		return nil, fmt.Errorf("not there: %w", ErrRefused)
-	}}, prometheus.NewRegistry(), func(_, _, to string) { states = append(states, to) })
+	}}, prometheus.NewRegistry(), zerolog.New(&log))
 	err := c.Do(t.Context(), request(t, "https://far.test/?to=secret"), byStatus)
 	wantClass(t, err, ErrRefused, true)
 	if got := err.Error(); got != "far: not there: request refused" {
 		t.Fatal(got)
 	}
-	if states != nil {
-		t.Fatalf("the breaker went through %v", states)
+	if log.Len() > 0 {
+		t.Fatalf("the breaker changed: %s", &log)
 	}
 }
 
@@ -119,7 +121,7 @@ func TestDialIsAskedForTheFarEnd(t *testing.T) {
 	c := New(Settings{Name: "far", Dial: func(_ context.Context, network, addr string) (net.Conn, error) {
 		dialed = network + " " + addr
 		return nil, errors.New("no")
-	}}, prometheus.NewRegistry(), nil)
+	}}, prometheus.NewRegistry(), zerolog.Nop())
 	if c.transport.Proxy != nil {
 		t.Fatal("a proxy would be dialed")
 	}
@@ -127,7 +129,7 @@ func TestDialIsAskedForTheFarEnd(t *testing.T) {
 	if dialed != "tcp far.test:443" {
 		t.Fatalf("dialed %s", dialed)
 	}
-	if New(Settings{Name: "far"}, prometheus.NewRegistry(), nil).transport.Proxy == nil {
+	if New(Settings{Name: "far"}, prometheus.NewRegistry(), zerolog.Nop()).transport.Proxy == nil {
 		t.Fatal("the environment's proxy is not used")
 	}
 }

@@ -4,7 +4,7 @@
 //
 // A call fails with exactly one class (ErrOpen, ErrBusy, ErrTimeout, ErrRefused, ErrLimited,
 // ErrUnavailable, or context.Canceled when the caller gave up), to be told apart by errors.Is. Unsent
-// says whether the request can have reached the provider at all.
+// says that the request can not have reached the provider.
 //
 // Requests and answers may hold phone numbers and secrets, so no error text of this package quotes a
 // URL, a header or a body.
@@ -24,6 +24,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/rs/zerolog"
 	"github.com/sony/gobreaker/v2"
 )
 
@@ -43,8 +44,8 @@ type Settings struct {
 	// Proxy is the HTTP proxy to go through. Default is that of the environment, if there is one.
 	Proxy *url.URL
 
-	// Dial connects to host:port, and may turn an address down by an error that wraps ErrRefused, whose text ends up in logs.
-	// Default is a net.Dialer. A Dial of one's own has to see where each connection goes, so no proxy is used with it.
+	// Dial connects to host:port. It may turn an address down by an error that wraps ErrRefused, whose text ends up in logs. Default
+	// is a net.Dialer. No proxy is used with a Dial, which has to see where each connection goes.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 }
 
@@ -68,10 +69,9 @@ type Client struct {
 	metrics      metrics
 }
 
-// New returns a client that registers its metrics with reg, where clients share the collectors.
-// onState, which may be nil, hears of each change of the breaker ("closed", "half-open", "open"); it
-// runs under the breaker's lock, so it must be quick and must not use the client.
-func New(s Settings, reg prometheus.Registerer, onState func(name, from, to string)) *Client {
+// New returns a client that registers its metrics with reg, where clients share the collectors, and
+// tells log of each change of its breaker.
+func New(s Settings, reg prometheus.Registerer, log zerolog.Logger) *Client {
 	s = s.withDefaults()
 	proxy, dial := http.ProxyFromEnvironment, (&net.Dialer{}).DialContext
 	if s.Proxy != nil {
@@ -84,7 +84,7 @@ func New(s Settings, reg prometheus.Registerer, onState func(name, from, to stri
 		settings: s,
 		transport: &http.Transport{
 			Proxy: proxy,
-			// A request's end does not end a dial that it began, so dialing has its own bounds.
+			// A dial goes on when the request that began it has ended, so it has a bound of its own.
 			DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
 				ctx, cancel := context.WithTimeout(ctx, s.Timeout)
 				defer cancel()
@@ -104,7 +104,7 @@ func New(s Settings, reg prometheus.Registerer, onState func(name, from, to stri
 		Name:        s.Name,
 		Timeout:     s.Open,
 		ReadyToTrip: func(n gobreaker.Counts) bool { return n.ConsecutiveFailures >= uint32(s.Failures) },
-		// Who refuses or limits a request is alive.
+		// A provider that refuses or limits a request is alive.
 		IsSuccessful: func(err error) bool {
 			return err == nil || errors.Is(err, ErrRefused) || errors.Is(err, ErrLimited)
 		},
@@ -114,9 +114,7 @@ func New(s Settings, reg prometheus.Registerer, onState func(name, from, to stri
 		},
 		OnStateChange: func(name string, from, to gobreaker.State) {
 			c.metrics.state.Set(float64(to)) // gobreaker numbers them 0 closed, 1 half-open, 2 open
-			if onState != nil {
-				onState(name, from.String(), to.String())
-			}
+			log.Warn().Str("provider", name).Stringer("from", from).Stringer("to", to).Msg("circuit breaker changed")
 		},
 	})
 	return c

@@ -2,6 +2,7 @@ package provider
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -17,6 +18,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/rs/zerolog"
 )
 
 // The tests run real HTTP over in-memory pipes inside a synctest bubble: timeouts, open breakers and
@@ -36,11 +38,7 @@ type far struct {
 func serve(t *testing.T, s Settings, handler http.HandlerFunc) *far {
 	listener := pipeListener{conns: make(chan net.Conn), closed: make(chan struct{})}
 	f := &far{registry: prometheus.NewRegistry()}
-	f.Client = New(s, f.registry, func(name, from, to string) {
-		f.mu.Lock()
-		defer f.mu.Unlock()
-		f.states = append(f.states, from+">"+to)
-	})
+	f.Client = New(s, f.registry, zerolog.New(f))
 	f.transport.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
 		f.dials.Add(1)
 		return listener.dial(ctx)
@@ -108,6 +106,18 @@ func request(t *testing.T, target string) *http.Request {
 func (f *far) call(t *testing.T, ctx context.Context) error {
 	t.Helper()
 	return f.Do(ctx, request(t, "http://provider.test/"), byStatus)
+}
+
+// Write takes a line of the log, of which there is one for each change of the breaker.
+func (f *far) Write(line []byte) (int, error) {
+	var change struct{ Provider, From, To string }
+	if err := json.Unmarshal(line, &change); err != nil {
+		return 0, err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.states = append(f.states, change.From+">"+change.To)
+	return len(line), nil
 }
 
 func (f *far) breakerStates() []string {
@@ -525,7 +535,7 @@ func TestMetrics(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		code := 200
 		f := serve(t, Settings{Name: "far", Failures: 1}, func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(code) })
-		New(Settings{Name: "other"}, f.registry, nil) // shares the collectors
+		New(Settings{Name: "other"}, f.registry, zerolog.Nop()) // shares the collectors
 		for _, code = range []int{200, 422, 500, 200} {
 			f.call(t, t.Context())
 		}

@@ -1,5 +1,5 @@
-// Package sessions is the record of sessions: one row per granted login. A gateway mints the token of a session from its
-// name, so that no token is stored; the row says whose it is and whether it still lives. All of the schema sessions' SQL
+// Package sessions is the record of sessions: one row per granted login. A gateway makes the token of a session from the
+// login, so no token is stored; the row says whose the session is and whether it still lives. All SQL of the schema sessions
 // is here.
 package sessions
 
@@ -23,7 +23,7 @@ var ErrNotFound = errors.New("sessions: no such session")
 
 const (
 	maxBatch = 64             // requests that share a statement
-	keep     = 24 * time.Hour // how long an ended session stays, for a look
+	keep     = 24 * time.Hour // how long an expired session stays in the table, for whoever looks into something
 )
 
 // A Session is what a granted login gives its user.
@@ -84,15 +84,14 @@ func (s *Store) Close() {
 }
 
 // Insert records a session, if at that moment the account is enabled, not locked and of the same generation, and the session that it
-// replaces, if any, is the same user's and lives. It reports whether the row is there: a repeat finds the first one's; a revoked row is not
-// there. The replaced session stays as it is.
+// replaces, if any, is the same user's and lives. It reports whether the session is there: a repeat finds the first one's, unless it was
+// revoked. The replaced session stays as it is.
 func (s *Store) Insert(ctx context.Context, session Session) (bool, error) {
 	return s.inserts.Do(ctx, session)
 }
 
-// insert holds the users' rows while it looks at them. So an admin who locks one either waits, and then finds the session
-// to revoke, or came first, and then there is none. It holds the rows of replaced sessions too, so that none of them ends
-// while it is replaced.
+// insert locks the users' rows. So an admin who locks a user either waits, and then finds the session to revoke, or came
+// first, and then there is none. It locks the rows of replaced sessions too, so that none of them ends while it is replaced.
 func (s *Store) insert(ctx context.Context, list []Session) ([]bool, error) {
 	// AMR values hold no commas: they are words of RFC 8176.
 	const statement = `
@@ -160,7 +159,7 @@ func (c *columns) add(v Session) {
 	c.replaced = append(c.replaced, replaces)
 }
 
-// Remove takes a session back that was never given out: another ending of the login won.
+// Remove deletes a session that was never given out, since another ending of the login won.
 func (s *Store) Remove(ctx context.Context, login events.Login) error {
 	_, err := s.db.Exec(ctx, `DELETE FROM sessions.sessions WHERE gateway = $1 AND login = $2`, login.Gateway, login.ID)
 	if err != nil {
@@ -288,7 +287,7 @@ func (s *Store) List(ctx context.Context, user string) ([]*Session, error) {
 	return slices.DeleteFunc(list, func(v *Session) bool { return !v.Live(now) }), nil
 }
 
-// Purge deletes sessions that ended long ago.
+// Purge deletes sessions that expired long ago.
 func (s *Store) Purge(ctx context.Context, now time.Time) error {
 	if _, err := s.db.Exec(ctx, `DELETE FROM sessions.sessions WHERE expires_at < $1`, now.Add(-keep)); err != nil {
 		return fmt.Errorf("sessions: purge: %w", err)

@@ -42,7 +42,7 @@ func (c *Codes) Code(login events.Login, round int) string {
 	return truncate(mac.Sum(nil))
 }
 
-// Equal reports whether answer is the code of a round of a login, in a time that does not tell how much of it is right.
+// Equal reports whether answer is the code of a round of a login. How long it takes does not tell how much of it is right.
 func (c *Codes) Equal(login events.Login, round int, answer string) bool {
 	return subtle.ConstantTimeCompare([]byte(c.Code(login, round)), []byte(answer)) == 1
 }

@@ -51,7 +51,7 @@ func measureExtra(ctx context.Context, o options) (*Extra, error) {
 		if x.Messages, _, err = s.drain(ctx, 5*time.Minute); err != nil {
 			return err
 		}
-		short := 5*time.Second + time.Duration(o.backlog)*5*time.Millisecond // time enough for all of them to come so far
+		short := 5*time.Second + time.Duration(o.backlog)*5*time.Millisecond // enough for all of them to get as far as smsdispatcher
 		x.Lapsed, x.LapsedCost, err = s.drain(ctx, short)
 		return err
 	})
@@ -124,8 +124,8 @@ func get(ctx context.Context, client *http.Client, url, token string) error {
 	return nil
 }
 
-// drain holds smsdispatcher up, lets logins that last so long ask for messages, and lets it go on when all that do not outlast its
-// absence have ended. It returns how many of their events it handles a second, and the processor time for one.
+// drain pauses smsdispatcher, lets a backlog of logins ask for messages, and lets it go on: at once if the logins last longer than
+// quietWait, else when they have expired. It returns how many of their events it handles a second, and the processor time for one.
 func (s *site) drain(ctx context.Context, lasting time.Duration) (rate, cost float64, err error) {
 	fmt.Fprintf(os.Stderr, "measuring smsdispatcher with a backlog of %d logins that last %s\n", s.backlog, lasting)
 	ctx, cancel := context.WithTimeout(ctx, quietWait)
@@ -150,7 +150,7 @@ func (s *site) drain(ctx context.Context, lasting time.Duration) (rate, cost flo
 		})
 	}
 	err = await(ctx, js, dispatcher, waiting(s.backlog))
-	if lasting > quietWait { // they would outlast everything
+	if lasting > quietWait { // nobody waits so long
 		walkAway()
 	}
 	people.Wait()
@@ -170,7 +170,7 @@ func (s *site) drain(ctx context.Context, lasting time.Duration) (rate, cost flo
 	if _, err := js.ResumeConsumer(ctx, "LOGIN", dispatcher); err != nil {
 		return 0, 0, err
 	}
-	if err := s.bus.Login(ctx, roads.Code, s.users[0]); err != nil { // the broker goes on with the next event only
+	if err := s.bus.Login(ctx, roads.Code, s.users[0]); err != nil { // a resumed consumer goes on only with the next event
 		return 0, 0, err
 	}
 	if err := await(ctx, js, dispatcher, idle); err != nil {

@@ -2,9 +2,9 @@
 // measures, in the same run, what the broker alone can do with as many events of the same size (package bare). It prints one line
 // per road, which ends in the ratio of the two.
 //
-// The first system's risk verdict is a setting and its text messages are thrown away, so that neither simulator is measured; the
-// second one has simulated providers. Passwords are hashed at argon2id's lowest cost in both: an honest hash costs more than all
-// the rest.
+// It measures two systems. The first one's risk verdict is a setting and its text messages are thrown away, so that no simulator is
+// measured; the second one has simulated providers. Passwords are hashed at argon2id's lowest cost in both: an honest hash costs more
+// than all the rest.
 package main
 
 import (
@@ -94,7 +94,7 @@ func main() {
 // measure is the whole run.
 func measure(ctx context.Context, o options) (report *Report, err error) {
 	report = &Report{Processors: runtime.GOMAXPROCS(0), InFlight: o.inFlight, Light: o.light}
-	limits := &pipelines{of: make(map[string]*pipeline)}
+	limits := make(pipelines)
 	defer func() { err = errors.Join(err, limits.stop()) }()
 	for _, k := range kinds {
 		lines, err := k.measure(ctx, o, limits)

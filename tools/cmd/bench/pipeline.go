@@ -18,8 +18,8 @@ import (
 	"github.com/sekisho/sekisho/tools/internal/load"
 )
 
-// pipelines are the bare pipelines of the roads, by their names. One that is not measured costs nothing.
-type pipelines struct{ of map[string]*pipeline }
+// pipelines are the bare pipelines by the names of their roads, as far as these are measured.
+type pipelines map[string]*pipeline
 
 // A pipeline runs in a process of its own. As in `sekisho up`, broker and workers share it, and the driver is elsewhere.
 type pipeline struct {
@@ -27,7 +27,7 @@ type pipeline struct {
 	driver *bare.Driver
 }
 
-// servePipeline is that process until it is told to end: it reads the plan from stdin and says its URL on stdout.
+// servePipeline is that process: it reads the plan from stdin, prints its URL, and runs until it is told to end.
 func servePipeline() error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
@@ -38,7 +38,7 @@ func servePipeline() error {
 	return bare.Serve(ctx, &plan, func(url string) { fmt.Println(url) })
 }
 
-func (p *pipelines) start(ctx context.Context, road string, plan *bare.Plan) error {
+func (p pipelines) start(ctx context.Context, road string, plan *bare.Plan) error {
 	text, err := json.Marshal(plan)
 	if err != nil {
 		return err
@@ -48,12 +48,12 @@ func (p *pipelines) start(ctx context.Context, road string, plan *bare.Plan) err
 		return fmt.Errorf("the bare pipeline of %s: %w", road, err)
 	}
 	started := &pipeline{cmd: cmd}
-	p.of[road] = started
+	p[road] = started
 	started.driver, err = bare.Dial(url, plan)
 	return err
 }
 
-// startSelf starts this program as a process of its own, as which one the flag says, and gives the URL that it says first.
+// startSelf starts this program once more, as the server that the flag says, and gives the URL that it prints.
 func startSelf(flag string, in io.Reader) (cmd *exec.Cmd, url string, err error) {
 	self, err := os.Executable()
 	if err != nil {
@@ -61,7 +61,7 @@ func startSelf(flag string, in io.Reader) (cmd *exec.Cmd, url string, err error)
 	}
 	cmd = exec.Command(self, flag)
 	cmd.Stdin, cmd.Stderr = in, os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C is for this process, which ends that one
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // so that Ctrl-C reaches this process alone, which ends the other
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		return nil, "", err
@@ -76,15 +76,15 @@ func startSelf(flag string, in io.Reader) (cmd *exec.Cmd, url string, err error)
 	return cmd, strings.TrimSpace(url), nil
 }
 
-// stopSelf ends such a process, and tells what was wrong with it.
+// stopSelf ends such a process, and returns its error.
 func stopSelf(cmd *exec.Cmd) error {
 	_ = cmd.Process.Signal(syscall.SIGTERM) // fails when it has ended, which Wait reports
 	return cmd.Wait()
 }
 
-func (p *pipelines) stop() error {
+func (p pipelines) stop() error {
 	var errs []error
-	for _, one := range p.of {
+	for _, one := range p {
 		if one.driver != nil {
 			one.driver.Close()
 		}

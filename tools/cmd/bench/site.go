@@ -21,7 +21,7 @@ import (
 	"github.com/sekisho/sekisho/tools/internal/system"
 )
 
-// A kind of site is a system with certain providers.
+// A kind is a kind of site: a system with certain providers.
 type kind struct {
 	name     string
 	settings string
@@ -30,26 +30,16 @@ type kind struct {
 	roads    []roads.Road // that are measured
 }
 
-// common are the settings that every site has: the lowest cost of a hash, and no limit on how often a user comes. This program
-// says where its users are, as a proxy does.
-const common = `password: {memory: 8, time: 1}
-limits: {logins_per_source: 1000000, device_per_source: 1000000, sms_per_user: 1000000, sms_per_number: 1000000,
-         push_per_user: 1000000, push_per_source: 1000000}
-gateway: {proxies: [127.0.0.1/32]}
-policy: %s
-debug: {profiles: true}
-`
-
 var kinds = []kind{
-	{name: "in process", settings: common + "risk: {static: OK}\nsms: {providers: [{kind: discard}]}\n", drives: []string{"bus", "http"},
+	{name: "in process", settings: roads.Settings + "risk: {static: OK}\nsms: {providers: [{kind: discard}]}\n", drives: []string{"bus", "http"},
 		roads: roads.All},
-	{name: "simulated", settings: common, simulate: true, drives: []string{"bus"}, roads: []roads.Road{roads.Password, roads.Code}},
+	{name: "simulated", settings: roads.Settings, simulate: true, drives: []string{"bus"}, roads: []roads.Road{roads.Password, roads.Code}},
 }
 
-// lead is how long a system is saturated before its measurement begins: connections, statements and users' counters are there then.
+// lead is how long a system is saturated before its measurement begins, so that connections, statements and users' counters are there.
 const lead = 700 * time.Millisecond
 
-// quietWait bounds how long the workers may need for what a measurement has left behind.
+// quietWait bounds how long the workers may take for what a measurement has left behind.
 const quietWait = 2 * time.Minute
 
 // A site is a system that is measured.
@@ -64,8 +54,8 @@ type site struct {
 	done     int // logins so far
 }
 
-// A line is one line of the report before it is measured.
-type line struct {
+// A way is what a [Line] of the report is of.
+type way struct {
 	road  roads.Road
 	drive string // bus or http
 }
@@ -76,13 +66,8 @@ func (k kind) title(road roads.Road, drive string) string {
 
 // with starts a system, hands it over, and stops it.
 func (k kind) with(ctx context.Context, o options, do func(*site) error) (err error) {
-	policy, err := roads.WritePolicy()
-	if err != nil {
-		return err
-	}
-	defer os.Remove(policy)
 	s := &site{options: o, kind: k}
-	if s.System, err = system.Start(ctx, o.binary, fmt.Sprintf(k.settings, policy)); err != nil {
+	if s.System, err = system.Start(ctx, o.binary, k.settings, roads.Policy); err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, s.Stop()) }()
@@ -105,12 +90,12 @@ func (k kind) with(ctx context.Context, o options, do func(*site) error) (err er
 }
 
 // measure starts a system and measures every road on it that is asked for.
-func (k kind) measure(ctx context.Context, o options, limits *pipelines) (lines []*Line, err error) {
-	var wanted []line
+func (k kind) measure(ctx context.Context, o options, limits pipelines) (lines []*Line, err error) {
+	var wanted []way
 	for _, drive := range k.drives {
 		for _, road := range k.roads {
 			if o.only.MatchString(k.title(road, drive)) {
-				wanted = append(wanted, line{road, drive})
+				wanted = append(wanted, way{road, drive})
 			}
 		}
 	}
@@ -118,7 +103,7 @@ func (k kind) measure(ctx context.Context, o options, limits *pipelines) (lines 
 		return nil, nil
 	}
 	err = k.with(ctx, o, func(s *site) error {
-		if slices.ContainsFunc(wanted, func(l line) bool { return l.road == roads.Push }) {
+		if slices.ContainsFunc(wanted, func(w way) bool { return w.road == roads.Push }) {
 			if err := s.Enroll(ctx, s.users); err != nil {
 				return err
 			}
@@ -126,34 +111,35 @@ func (k kind) measure(ctx context.Context, o options, limits *pipelines) (lines 
 		if err := s.greet(ctx); err != nil {
 			return err
 		}
-		for _, l := range wanted {
-			if limits.of[l.road.Name] == nil {
-				plan, err := s.plan(ctx, l.road)
+		for _, w := range wanted {
+			if limits[w.road.Name] == nil {
+				plan, err := s.plan(ctx, w.road)
 				if err != nil {
 					return err
 				}
-				if err := limits.start(ctx, l.road.Name, plan); err != nil {
+				if err := limits.start(ctx, w.road.Name, plan); err != nil {
 					return err
 				}
 			}
 		}
-		if lines, err = s.lines(ctx, wanted, limits); err != nil || o.after == 0 || k.simulate {
+		if lines, err = s.measureAll(ctx, wanted, limits); err != nil || o.after == 0 || k.simulate {
 			return err
 		}
 		if err := s.fill(ctx, o.after); err != nil {
 			return err
 		}
-		again, err := s.lines(ctx, wanted, limits)
+		again, err := s.measureAll(ctx, wanted, limits)
 		lines = append(lines, again...)
 		return err
 	})
 	return lines, err
 }
 
-// greet lets each user log in once by each way in: who comes from a browser or a network that is new is told so, which is rare.
+// greet lets each user log in once by each way in. A first login comes from a new browser and network, of which the user is told, and
+// that rare case is not to be measured.
 func (s *site) greet(ctx context.Context) error {
 	for _, drive := range s.drives {
-		r, err := load.Flood(ctx, s.inFlight, len(s.users), s.call(line{roads.Password, drive}))
+		r, err := load.Flood(ctx, s.inFlight, len(s.users), s.call(way{roads.Password, drive}))
 		if err != nil {
 			return err
 		}
@@ -169,17 +155,17 @@ func (s *site) fill(ctx context.Context, after int) error {
 		return nil
 	}
 	fmt.Fprintf(os.Stderr, "%d more logins\n", rest)
-	r, err := load.Flood(ctx, s.inFlight, rest, s.call(line{roads.Password, "bus"}))
+	r, err := load.Flood(ctx, s.inFlight, rest, s.call(way{roads.Password, "bus"}))
 	s.done += r.Calls
 	return err
 }
 
-func (s *site) lines(ctx context.Context, wanted []line, limits *pipelines) ([]*Line, error) {
+func (s *site) measureAll(ctx context.Context, wanted []way, limits pipelines) ([]*Line, error) {
 	var lines []*Line
-	for _, l := range wanted {
-		measured, err := s.line(ctx, l, limits.of[l.road.Name])
+	for _, w := range wanted {
+		measured, err := s.measure(ctx, w, limits[w.road.Name])
 		if err != nil {
-			return nil, fmt.Errorf("%s: %w", s.title(l.road, l.drive), err)
+			return nil, fmt.Errorf("%s: %w", s.title(w.road, w.drive), err)
 		}
 		lines = append(lines, measured)
 	}
@@ -196,25 +182,25 @@ func (s *site) plan(ctx context.Context, road roads.Road) (*bare.Plan, error) {
 }
 
 // call is one login of the next user.
-func (s *site) call(l line) load.Call {
+func (s *site) call(w way) load.Call {
 	var driver roads.Driver = s.bus
-	if l.drive == "http" {
+	if w.drive == "http" {
 		driver = s.web
 	}
-	return func(ctx context.Context, n int) error { return driver.Login(ctx, l.road, s.users[n%len(s.users)]) }
+	return func(ctx context.Context, n int) error { return driver.Login(ctx, w.road, s.users[n%len(s.users)]) }
 }
 
-// line measures one road.
-func (s *site) line(ctx context.Context, l line, limit *pipeline) (*Line, error) {
-	fmt.Fprintf(os.Stderr, "measuring %s after %d logins\n", s.title(l.road, l.drive), s.done)
-	result := &Line{Road: l.road.Name, Drive: l.drive, Providers: s.name, Before: s.done}
-	call := s.call(l)
+// measure measures one way.
+func (s *site) measure(ctx context.Context, w way, limit *pipeline) (*Line, error) {
+	fmt.Fprintf(os.Stderr, "measuring %s after %d logins\n", s.title(w.road, w.drive), s.done)
+	result := &Line{Road: w.road.Name, Drive: w.drive, Providers: s.name, Before: s.done}
+	call := s.call(w)
 	var err error
 	if result.Bare, err = limit.measure(ctx, s.options); err != nil { // right before: a machine's speed changes
 		return nil, err
 	}
 	if result.Saturated, err = s.figures(ctx, func() (load.Result, error) {
-		stop := s.profile(ctx, l, "", lead+s.phase)
+		stop := s.profile(ctx, w, "", lead+s.phase)
 		r, err := load.Saturate(ctx, s.inFlight, lead, s.phase, call)
 		return r, errors.Join(err, stop())
 	}); err != nil {
@@ -222,14 +208,14 @@ func (s *site) line(ctx context.Context, l line, limit *pipeline) (*Line, error)
 	}
 	result.Ratio = result.Saturated.Rate / result.Bare.Rate
 	if result.Light, err = s.figures(ctx, func() (load.Result, error) {
-		stop := s.profile(ctx, l, "-light", s.phase)
+		stop := s.profile(ctx, w, "-light", s.phase)
 		r, err := load.Pace(ctx, s.light*result.Saturated.Rate, s.phase, call)
 		return r, errors.Join(err, stop())
 	}); err != nil {
 		return nil, err
 	}
 	if s.parked > 0 && !s.simulate {
-		memory, err := s.memory(ctx, l)
+		memory, err := s.memory(ctx, w)
 		if err != nil {
 			return nil, err
 		}
@@ -238,7 +224,7 @@ func (s *site) line(ctx context.Context, l line, limit *pipeline) (*Line, error)
 	return result, nil
 }
 
-// figures runs a measurement on a quiet system, and counts what it costs until the system is quiet again.
+// figures runs a measurement on a quiet system, and counts its cost until the system is quiet again.
 func (s *site) figures(ctx context.Context, run func() (load.Result, error)) (Figures, error) {
 	if err := s.quiet(ctx); err != nil {
 		return Figures{}, err
@@ -300,8 +286,8 @@ func ownCPU() time.Duration {
 	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
 }
 
-// memory holds logins in flight before the last worker of their road, and tells what one adds to the heap.
-func (s *site) memory(ctx context.Context, l line) (Memory, error) {
+// memory holds logins in flight, before the last worker of their road, and tells what each adds to the heap.
+func (s *site) memory(ctx context.Context, w way) (Memory, error) {
 	ctx, cancel := context.WithTimeout(ctx, quietWait)
 	defer cancel()
 	js, err := jetstream.New(s.operator)
@@ -315,16 +301,16 @@ func (s *site) memory(ctx context.Context, l line) (Memory, error) {
 	if err != nil {
 		return Memory{}, err
 	}
-	if _, err := js.PauseConsumer(ctx, "LOGIN", l.road.Last, time.Now().Add(quietWait)); err != nil {
+	if _, err := js.PauseConsumer(ctx, "LOGIN", w.road.Last, time.Now().Add(quietWait)); err != nil {
 		return Memory{}, err
 	}
 	var flying sync.WaitGroup
 	var failed error
-	flying.Go(func() { _, failed = load.Flood(ctx, s.parked, s.parked, s.call(l)) })
-	err = await(ctx, js, l.road.Last, waiting(s.parked))
+	flying.Go(func() { _, failed = load.Flood(ctx, s.parked, s.parked, s.call(w)) })
+	err = await(ctx, js, w.road.Last, waiting(s.parked))
 	held, heapErr := s.Heap(ctx)
-	_, resumeErr := js.ResumeConsumer(ctx, "LOGIN", l.road.Last)
-	wakeErr := s.call(l)(ctx, 0) // the broker goes on with the next event only
+	_, resumeErr := js.ResumeConsumer(ctx, "LOGIN", w.road.Last)
+	wakeErr := s.call(w)(ctx, 0) // a resumed consumer goes on only with the next event
 	flying.Wait()
 	if err := errors.Join(err, heapErr, resumeErr, wakeErr, failed); err != nil {
 		return Memory{}, err
@@ -354,7 +340,7 @@ func await(ctx context.Context, js jetstream.JetStream, name string, ok func(*je
 	}
 }
 
-// waiting says that a consumer has so many events to deliver.
+// waiting says that a consumer has n events or more to deliver.
 func waiting(n int) func(*jetstream.ConsumerInfo) bool {
 	return func(info *jetstream.ConsumerInfo) bool { return info.NumPending >= uint64(n) }
 }
@@ -362,12 +348,12 @@ func waiting(n int) func(*jetstream.ConsumerInfo) bool {
 // idle says that a consumer has nothing left.
 func idle(info *jetstream.ConsumerInfo) bool { return info.NumPending == 0 && info.NumAckPending == 0 }
 
-// profile begins to profile the system for the length of a measurement, if that is asked for. stop waits for the profiles.
-func (s *site) profile(ctx context.Context, l line, variant string, length time.Duration) (stop func() error) {
+// profile profiles the system for the length of a measurement, if that is asked for. stop waits for the profiles.
+func (s *site) profile(ctx context.Context, w way, variant string, length time.Duration) (stop func() error) {
 	if s.profiles == "" {
 		return func() error { return nil }
 	}
-	name := strings.NewReplacer("/", "-", " ", "-").Replace(strings.ToLower(s.title(l.road, l.drive))) + variant
+	name := strings.NewReplacer("/", "-", " ", "-").Replace(strings.ToLower(s.title(w.road, w.drive))) + variant
 	seconds := max(1, int(length.Seconds()))
 	var running sync.WaitGroup
 	var errs [2]error

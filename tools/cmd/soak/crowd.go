@@ -12,10 +12,10 @@ import (
 	"github.com/sekisho/sekisho/tools/internal/system"
 )
 
-// endWait is how long a login may need in all. A worker that is killed keeps its events for the 15 s of the ack wait.
+// endWait is how long a login may take in all. The events of a worker that is killed come again after the 15 s of the ack wait.
 const endWait = 2 * time.Minute
 
-// left is how long a login lasts whose user has walked away.
+// left is how long a login lasts if its user walks away.
 const left = 10 * time.Second
 
 // A crowd comes and logs in.
@@ -26,8 +26,8 @@ type crowd struct {
 	watch *watch
 }
 
-// come lets so many people a second begin until visiting ends, and returns when all have ended: with the first error, if there
-// was one.
+// come lets people begin, rate of them a second, until visiting ends. It returns when all have ended, with the first error if there was
+// one.
 func (c *crowd) come(ctx, visiting context.Context, rate float64) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
@@ -62,16 +62,16 @@ func (c *crowd) come(ctx, visiting context.Context, rate float64) error {
 	}
 }
 
-// A visit is what a person comes for, and how that ends. It goes over the bus unless it is web's.
+// A visit is what a person comes for, and how that has to end. It goes over HTTP if it is web, else over the bus.
 type visit struct {
-	share  int // of a hundred
+	share  int // in percent of all visits
 	road   roads.Road
 	web    bool
 	manner roads.Manner
 	want   events.Outcome
 }
 
-// visits are by the honest; the careless are the rest.
+// visits are those of the honest; the rest are of the careless.
 var visits = []visit{
 	{share: 18, road: roads.Password, want: events.Granted},
 	{share: 18, road: roads.Password, web: true, want: events.Granted},
@@ -115,7 +115,7 @@ func (c *crowd) follow(ctx context.Context, v visit, user system.User) error {
 		return fmt.Errorf("login %s down %s is %s, want %s", login, v.road.Name, outcome, v.want)
 	}
 	took := time.Duration(0)
-	if v.want == events.Granted && v.manner == (roads.Manner{}) { // only of these the time says something
+	if v.want == events.Granted && v.manner == (roads.Manner{}) { // the time of others says nothing
 		took = time.Since(began)
 	}
 	c.watch.ended(took)

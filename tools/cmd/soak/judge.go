@@ -12,12 +12,12 @@ import (
 const (
 	perEvent = 400       // bytes of heap for an event that LOGIN still has: its subject in the broker's index, and its place
 	heapGap  = 16 << 20  // bytes of heap: buffers and caches that come and go
-	garbage  = 5         // times the heap that lives: the most that is resident before the collector runs
+	garbage  = 5         // times the live heap: the most that is resident before the collector runs
 	rssGap   = 256 << 20 // bytes of resident memory beside that
 	routines = 250       // goroutines, and
 	files    = 100       // descriptors: pools of connections fill as bursts come
-	slower   = 2.0       // times the latency of the early part: this machine may be somebody else's too
-	instant  = 0.02      // seconds of latency that are nothing
+	slower   = 2.0       // times the latency of the early part: others may use this machine too
+	instant  = 0.02      // seconds of latency that do not matter
 	tableGap = 4 << 20   // bytes of a table: pages that vacuum has not given back yet
 	swelling = 1.3       // times the bytes that a login added to a table in the first half
 )
@@ -25,13 +25,14 @@ const (
 // A part is the median of some samples in a row.
 type part struct{ heap, rss, goroutines, files, p50, stored float64 }
 
-// judge compares the end with the beginning, where what is made once is there: connections, caches, accounts' counters.
+// judge compares the end of the run with an early part, by which all that is made only once is there: connections, caches, counters of
+// accounts.
 func (w *watch) judge(out io.Writer) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	n := len(w.samples)
 	for n > 0 && w.samples[n-1].P50 == 0 {
-		n-- // taken while the last who had walked away were waited for
+		n-- // taken while the last logins whose users had walked away ran out
 	}
 	if n < 10 {
 		return fmt.Errorf("%d samples say nothing: let it last longer", n)

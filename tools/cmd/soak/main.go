@@ -1,5 +1,5 @@
-// Command soak lets people log in for a while, well and badly, while single workers are stopped and killed, and fails when a login
-// does not end as it must or when something grows that must not: goroutines, memory, descriptors, tables, latency. It plots
+// Command soak lets people log in for a while, rightly and wrongly, while single workers are stopped and killed. It fails when a login
+// does not end as it must, or when something grows that must not: goroutines, memory, descriptors, tables, latency. It plots
 // throughput, latency and memory.
 package main
 
@@ -53,28 +53,14 @@ func main() {
 	}
 }
 
-// settings are the product's defaults, but for the hash, whose honest cost would be all that one sees, and the limits on how often
-// the same few people come. This program says where they come from, as a proxy does.
-const settings = `password: {memory: 8, time: 1}
-login: {denied_floor: 100ms}
-limits: {logins_per_source: 1000000, device_per_source: 1000000, sms_per_user: 1000000, sms_per_number: 1000000,
-         push_per_user: 1000000, push_per_source: 1000000}
-gateway: {proxies: [127.0.0.1/32]}
-policy: %s
-debug: {profiles: true}
-`
+const settings = roads.Settings + "login: {denied_floor: 100ms}\n"
 
-// honest and careless are how many accounts there are. The careless type wrong passwords only.
+// honest and careless are how many accounts of each kind there are. The careless type nothing but wrong passwords.
 const honest, careless = 1000, 200
 
-// soak is the run, up to what was seen of it. It fails when a login did not end as it must.
+// soak is the whole run, without the judgement on it. It fails when a login does not end as it must.
 func soak(ctx context.Context, o options) (_ *watch, err error) {
-	policy, err := roads.WritePolicy()
-	if err != nil {
-		return nil, err
-	}
-	defer os.Remove(policy)
-	s, err := system.Start(ctx, o.binary, fmt.Sprintf(settings, policy))
+	s, err := system.Start(ctx, o.binary, settings, roads.Policy)
 	if err != nil {
 		return nil, err
 	}

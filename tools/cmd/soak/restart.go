@@ -8,10 +8,10 @@ import (
 	"github.com/sekisho/sekisho/tools/internal/system"
 )
 
-// workers have a process of their own beside the one that runs all, so that events are always on their way through both.
+// workers run in a process of their own each, beside the one that runs them all, so that events always pass through both.
 var workers = []string{"identityverifier", "riskassessor", "sessionissuer", "smsdispatcher", "otpvalidator", "pushnotifier", "recorder"}
 
-// restartWorkers runs them until ctx ends, and now and then starts one again: by turns it may drain, or is killed.
+// restartWorkers runs them until ctx ends, and restarts one now and then: by turns it may drain or is killed.
 func restartWorkers(ctx context.Context, s *system.System, every time.Duration, w *watch) (err error) {
 	running := make([]*system.Worker, len(workers))
 	defer func() {

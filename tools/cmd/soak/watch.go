@@ -14,14 +14,14 @@ import (
 	"github.com/sekisho/sekisho/tools/internal/system"
 )
 
-// A run has about so many samples, none sooner after another than the shortest. Each costs the system two garbage collections.
+// A run has about this many samples, but no two closer together than shortest. Each costs the system two garbage collections.
 const (
 	samples  = 120
 	shortest = 500 * time.Millisecond
 )
 
-// settleWait bounds how long the workers may need for what is left at the end: an event of a worker that was killed comes again
-// after 15 s, and a delayed retry after a few more.
+// settleWait bounds how long the workers may take for what is left at the end: an event of a worker that was killed comes again
+// after 15 s, and a delayed retry a few seconds later.
 const settleWait = 2 * time.Minute
 
 // A watch takes samples of a system.

@@ -22,7 +22,7 @@ type Driver struct {
 	waiting map[string]chan []byte // by the subject that is waited for
 }
 
-// A leg is an event that the driver publishes, and the one that it waits for then.
+// A leg is an event that the driver publishes, and the one that it then waits for.
 type leg struct {
 	say  *template
 	hear Stage

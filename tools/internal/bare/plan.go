@@ -1,6 +1,6 @@
 // Package bare is a pipeline that does with the broker what a login does, and nothing else: the limit that the saga is measured
-// against. It has as many stages as the road has events, carries events of the same size on subjects of the same form through
-// streams of the same settings, decodes and encodes their JSON at each stage, and acks after the ack of the publish.
+// against. It has as many stages as the road has events. Events have the same size and form of subject, and pass through streams
+// of the same settings. Each stage decodes and encodes their JSON, and acks after the ack of the publish.
 package bare
 
 import (
@@ -28,7 +28,7 @@ type Plan struct {
 type Stage struct {
 	Step   events.Step
 	N      int
-	Driver bool // somebody outside has said it, so the driver does; a worker otherwise
+	Driver bool // it came from outside, so the driver publishes it; otherwise a worker does
 	Header nats.Header
 	Data   json.RawMessage
 }
@@ -82,7 +82,7 @@ func readStages(ctx context.Context, js jetstream.JetStream, login events.Login)
 				}
 			}
 			byGateway := strings.HasPrefix(header.Get("ce-source"), events.GatewayWorker+"/")
-			outside := byGateway || step == events.StepAnswered // also where a worker takes it from a phone
+			outside := byGateway || step == events.StepAnswered // a phone's answer is published by a worker, but comes from outside
 			found = append(found, placed{Stage{step, n, outside, header, msg.Data}, msg.Sequence})
 		}
 	}
@@ -97,7 +97,7 @@ func readStages(ctx context.Context, js jetstream.JetStream, login events.Login)
 	return stages, nil
 }
 
-// A template makes the stage's event of any login. The headers stay those of the one that was read: only their size matters.
+// A template makes the stage's event for any login. The headers stay those that were read: only their size matters.
 type template struct {
 	Stage
 	data events.Data

@@ -19,8 +19,8 @@ type Result struct {
 	took  []time.Duration
 }
 
-// Quantile is the time within which the share q of the calls ended, by the nearest-rank method; 0 without calls. It too looks at
-// those only that ended while the run was in full swing.
+// Quantile is the time within which the share q of the calls ended, by the nearest-rank method; 0 without calls. Like Rate it is of the
+// calls that ended while the run was in full swing.
 func (r Result) Quantile(q float64) time.Duration {
 	if len(r.took) == 0 {
 		return 0
@@ -74,8 +74,8 @@ func (r *recorder) result(from, to time.Duration) (Result, error) {
 	return result, r.failed
 }
 
-// Saturate keeps so many calls in flight and returns when the last has ended. What ends within the lead is not in full swing: the
-// first calls all begin at once and come back as a wave. The first error ends the run.
+// Saturate keeps inFlight calls under way and returns when the last has ended. The run is in full swing after the lead, since the first
+// calls all begin at once and come back as a wave. The first error ends the run.
 func Saturate(ctx context.Context, inFlight int, lead, lasting time.Duration, call Call) (Result, error) {
 	over, stopBeginning := context.WithTimeout(ctx, lead+lasting)
 	defer stopBeginning()
@@ -84,14 +84,14 @@ func Saturate(ctx context.Context, inFlight int, lead, lasting time.Duration, ca
 	return r.result(lead, lead+lasting)
 }
 
-// Flood makes a number of calls, so many at once, and returns when the last has ended.
+// Flood makes a number of calls, inFlight of them at once, and returns when the last has ended.
 func Flood(ctx context.Context, inFlight, calls int, call Call) (Result, error) {
 	r := newRecorder(ctx)
 	r.flood(ctx, inFlight, calls, call)
 	return r.result(0, time.Since(r.start))
 }
 
-// flood makes calls, -1 for any number, while over has not ended.
+// flood makes calls until over ends; -1 is any number of them.
 func (r *recorder) flood(over context.Context, inFlight, calls int, call Call) {
 	defer r.stop()
 	var begun atomic.Int64
@@ -110,14 +110,14 @@ func (r *recorder) flood(over context.Context, inFlight, calls int, call Call) {
 	running.Wait()
 }
 
-// Pace begins so many calls per second, evenly, for a time, and returns when all have ended. A call's time counts from when it was
-// due: if this process or the callee lags, that is in it.
+// Pace begins rate calls a second, evenly, for a time, and returns when all have ended. A call's time counts from when it was due, so a
+// delay in this process or the callee is in it.
 func Pace(ctx context.Context, rate float64, lasting time.Duration, call Call) (Result, error) {
 	return pace(ctx, rate, lasting, nanosleep, call)
 }
 
-// nanosleep is for times that are measured in milliseconds: a process that waits for nothing else hears of Go's own timers up to a
-// whole one late, since that is how fine epoll's clock is.
+// nanosleep is more precise than Go's timers, which in a process that waits for nothing else may be a millisecond late: epoll's clock is
+// no finer.
 func nanosleep(d time.Duration) {
 	rest := syscall.NsecToTimespec(int64(d))
 	_ = syscall.Nanosleep(&rest, nil) // a signal cuts it short, and the caller looks at the clock
@@ -131,7 +131,7 @@ func pace(ctx context.Context, rate float64, lasting time.Duration, sleep func(t
 	for n := 0; r.ctx.Err() == nil && time.Duration(n)*interval < lasting; n++ {
 		due := r.start.Add(time.Duration(n) * interval)
 		for rest := time.Until(due); rest > 0 && r.ctx.Err() == nil; rest = time.Until(due) {
-			sleep(min(rest, time.Second)) // who stops the run need not wait for the next call
+			sleep(min(rest, time.Second)) // so that the end of the run need not wait for the next call
 		}
 		running.Go(func() { r.record(due, call(r.ctx, n)) })
 	}

@@ -67,13 +67,13 @@ const prompts = "/v1/authenticator/prompts"
 // patience is how long the phone waits before it asks again.
 const patience = 100 * time.Millisecond
 
-// Decide fetches what the phone is asked in a round of a login and answers it, until somebody has taken the answer; number is
-// what the login page shows, empty with any decision but Approve. What became of the answer is for the login to say.
+// Decide fetches what the phone is asked in a round of a login, and answers it. It tries again until the answer is taken. What becomes
+// of the answer is seen in the login. number is what the login page shows, empty with any decision but Approve.
 func (p *Phone) Decide(ctx context.Context, line Line, login events.Login, round int, decision Decision, number string) error {
 	for tried := false; ; tried = true {
 		err := p.decide(ctx, line, login, round, decision, number)
 		switch {
-		case errors.Is(err, errOver) && tried: // by the answer whose fate was not known
+		case errors.Is(err, errOver) && tried: // the answer whose fate was not known has been taken
 			return nil
 		case !errors.Is(err, errBusy):
 			return err

@@ -45,7 +45,7 @@ func (b *Bus) Login(ctx context.Context, road Road, user system.User) error {
 	return err
 }
 
-// Walk is Login, and names the login.
+// Walk is Login, and returns the login.
 func (b *Bus) Walk(ctx context.Context, road Road, user system.User) (events.Login, error) {
 	login, outcome, err := b.Behave(ctx, road, user, Manner{})
 	if err == nil && outcome != events.Granted {
@@ -54,7 +54,7 @@ func (b *Bus) Walk(ctx context.Context, road Road, user system.User) (events.Log
 	return login, err
 }
 
-// A Manner is how a user behaves who does not simply log in.
+// A Manner is how a user behaves otherwise than simply logging in.
 type Manner struct {
 	Mistakes int           // wrong codes or numbers before the right one
 	Deny     bool          // says no on the phone

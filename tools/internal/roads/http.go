@@ -62,7 +62,7 @@ func (h *HTTP) Login(ctx context.Context, road Road, user system.User) error {
 	return err
 }
 
-// Session is Login, and gives the session's token.
+// Session is Login, and returns the session's token.
 func (h *HTTP) Session(ctx context.Context, road Road, user system.User) (token string, err error) {
 	v := &visit{HTTP: h, user: user, cookies: make(map[string]string)}
 	if device, known := h.browsers.Load(user.Name); known {
@@ -114,7 +114,7 @@ type visit struct {
 	cookies map[string]string
 }
 
-// call makes a request as the proxy hands it on that stands before the gateway, since the gateway limits what comes from one address.
+// call makes a request as if it came by a proxy from the user's address, since the gateway limits what comes from one address.
 func (v *visit) call(ctx context.Context, method, path string, body map[string]any) (answer, error) {
 	var content io.Reader
 	if body != nil {

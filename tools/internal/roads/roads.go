@@ -3,8 +3,6 @@ package roads
 
 import (
 	"context"
-	"errors"
-	"os"
 
 	"github.com/sekisho/sekisho/events"
 	"github.com/sekisho/sekisho/tools/internal/system"
@@ -13,9 +11,9 @@ import (
 // A Road is one way through a login.
 type Road struct {
 	Name   string
-	App    string // see [WritePolicy]
+	App    string // of [Policy]
 	Method events.Method
-	Last   string // the durable consumer before which a login of this road waits longest
+	Last   string // a durable consumer near the end of the road, which is paused to hold logins in flight
 }
 
 // The roads.
@@ -28,8 +26,17 @@ var (
 // All are the roads, the shortest first.
 var All = []Road{Password, Code, Push}
 
-// policy has an app for each road, so that one static verdict serves all: they differ in how many factors it leads to, and in which.
-const policy = `apps:
+// Settings are those of a system whose roads are measured: passwords are hashed at the lowest cost, since an honest hash costs more than
+// all the rest; nothing limits how often the same few people come; and this program says where they come from, as a proxy does.
+const Settings = `password: {memory: 8, time: 1}
+limits: {logins_per_source: 1000000, device_per_source: 1000000, sms_per_user: 1000000, sms_per_number: 1000000,
+         push_per_user: 1000000, push_per_source: 1000000}
+gateway: {proxies: [127.0.0.1/32]}
+debug: {profiles: true}
+`
+
+// Policy has an app for each road, so that one static verdict serves all: they differ in how many factors it leads to, and in which.
+const Policy = `apps:
   ok:
     name: {en: Password alone, ja: パスワードのみ}
     methods: [password]
@@ -57,17 +64,7 @@ const policy = `apps:
     on_unavailable: deny
 `
 
-// WritePolicy writes the policy of the roads into a file, which the caller removes.
-func WritePolicy() (path string, err error) {
-	f, err := os.CreateTemp("", "policy-*.yaml")
-	if err != nil {
-		return "", err
-	}
-	_, err = f.WriteString(policy)
-	return f.Name(), errors.Join(err, f.Close())
-}
-
-// A Driver takes a user down a road to the end. It fails unless that is granted.
+// A Driver takes a user down a road to the end. It fails unless the login is granted.
 type Driver interface {
 	Login(ctx context.Context, road Road, user system.User) error
 }

@@ -1,5 +1,5 @@
-// Package system starts a whole Sekisho as a process of its own and knows it from outside only: its addresses, its credentials
-// folder, and what the operating system and the ops address tell of it.
+// Package system starts a whole Sekisho as a process of its own. It knows that one from outside only: by its addresses, its credentials
+// folder, and what the operating system and the ops address tell.
 package system
 
 import (
@@ -38,12 +38,12 @@ type System struct {
 	http       *http.Client
 	cmd        *exec.Cmd
 	log        *os.File
-	ended      chan error // has the process's end
+	ended      chan error // gets the process's error when it ends
 }
 
-// Start starts `binary up` with the given settings (YAML) in a new data dir, and returns when it is ready. Its log is in
+// Start starts `binary up` with the given settings and policy (YAML) in a new data dir, and returns when it is ready. Its log is in
 // <data dir>/log. [System.Stop] ends it and removes the data dir.
-func Start(ctx context.Context, binary, settings string) (_ *System, err error) {
+func Start(ctx context.Context, binary, settings, policy string) (_ *System, err error) {
 	dir, err := os.MkdirTemp("", "sekisho-")
 	if err != nil {
 		return nil, err
@@ -54,11 +54,15 @@ func Start(ctx context.Context, binary, settings string) (_ *System, err error) 
 			err = errors.Join(err, s.Stop())
 		}
 	}()
-	// The database runs as another user where this process is root's: it must get through to its own folder.
+	// If this process is root's, the database runs as another user, who must be able to reach its own folder.
 	if err := os.Chmod(dir, 0o755); err != nil {
 		return nil, err
 	}
-	if err := os.WriteFile(s.config(), []byte(settings), 0o600); err != nil {
+	policyFile := filepath.Join(dir, "policy.yaml")
+	if err := os.WriteFile(policyFile, []byte(policy), 0o600); err != nil {
+		return nil, err
+	}
+	if err := os.WriteFile(s.config(), []byte(settings+"policy: "+policyFile+"\n"), 0o600); err != nil {
 		return nil, err
 	}
 	if s.log, err = os.Create(filepath.Join(dir, "log")); err != nil {
@@ -175,27 +179,18 @@ func (s *System) Dial(user string) (*nats.Conn, error) {
 	return nats.Connect(s.NATS, key, nats.Name("sekisho tools"), nats.CustomInboxPrefix("_INBOX_"+user))
 }
 
-// SetRisk makes the risk simulator say a verdict of a user: OK, REVIEW or NG.
-func (s *System) SetRisk(ctx context.Context, user, verdict string) error {
-	return s.put(ctx, s.Sim+"/sim/risk/users/"+user, map[string]string{"result": verdict})
-}
-
 // SetFault switches a fault of a simulated provider on: see the simulators' API.
 func (s *System) SetFault(ctx context.Context, provider string, fault map[string]any) error {
-	return s.put(ctx, s.Sim+"/sim/faults/"+provider, fault)
-}
-
-func (s *System) put(ctx context.Context, url string, value any) error {
-	body, err := json.Marshal(value)
+	body, err := json.Marshal(fault)
 	if err != nil {
 		return err
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPut, url, bytes.NewReader(body))
+	req, err := http.NewRequestWithContext(ctx, http.MethodPut, s.Sim+"/sim/faults/"+provider, bytes.NewReader(body))
 	if err != nil {
 		return err
 	}
 	req.Header.Set("Content-Type", "application/json")
-	_, err = s.do(req, http.StatusOK, http.StatusNoContent)
+	_, err = s.do(req, http.StatusNoContent)
 	return err
 }
 
@@ -208,7 +203,7 @@ func (s *System) GetOps(ctx context.Context, path string) ([]byte, error) {
 	return s.do(req, http.StatusOK)
 }
 
-func (s *System) do(req *http.Request, want ...int) ([]byte, error) {
+func (s *System) do(req *http.Request, want int) ([]byte, error) {
 	res, err := s.http.Do(req)
 	if err != nil {
 		return nil, err
@@ -218,10 +213,8 @@ func (s *System) do(req *http.Request, want ...int) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, status := range want {
-		if res.StatusCode == status {
-			return body, nil
-		}
+	if res.StatusCode != want {
+		return nil, fmt.Errorf("%s %s: %s: %.200s", req.Method, req.URL.Path, res.Status, body)
 	}
-	return nil, fmt.Errorf("%s %s: %s: %.200s", req.Method, req.URL.Path, res.Status, body)
+	return body, nil
 }

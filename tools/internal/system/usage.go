@@ -129,7 +129,7 @@ func (s *System) Heap(ctx context.Context) (Heap, error) {
 	return h, nil
 }
 
-// Metrics are the values of /metrics that have no labels, by name.
+// Metrics are the values in /metrics without labels, by name.
 func (s *System) Metrics(ctx context.Context) (map[string]float64, error) {
 	text, err := s.GetOps(ctx, "/metrics")
 	if err != nil {

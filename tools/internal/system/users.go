@@ -24,7 +24,7 @@ type User struct {
 	Address        string       // where the user comes from
 }
 
-// AddUsers makes n accounts. Many, since those of one user wait for each other at its failure counter.
+// AddUsers makes n accounts. There should be many, since logins of one user wait for each other at the user's failure counter.
 func (s *System) AddUsers(ctx context.Context, n int) ([]User, error) {
 	users := make([]User, n)
 	group, ctx := errgroup.WithContext(ctx)

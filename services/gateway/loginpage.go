@@ -1,0 +1,268 @@
+package gateway
+
+import (
+	"net/http"
+	"slices"
+	"strings"
+
+	"golang.org/x/text/unicode/norm"
+
+	"github.com/sekisho/sekisho/events"
+	"github.com/sekisho/sekisho/services/gateway/pages"
+	"github.com/sekisho/sekisho/services/internal/httpapi"
+)
+
+// loginPage answers GET /login/{id}.
+func (g *gateway) loginPage(w http.ResponseWriter, r *http.Request) error {
+	login, returnTo, err := g.browserStarter(r)
+	if err != nil {
+		return err
+	}
+	state, err := g.client.State(r.Context(), login)
+	if err != nil {
+		return err
+	}
+	if state.Status() == events.StatusGranted {
+		session, token, err := g.grant(r.Context(), state)
+		if err != nil {
+			return err
+		}
+		if token != "" {
+			if err := g.giveSession(w, r, session, token); err != nil {
+				return err
+			}
+			http.Redirect(w, r, onward(returnTo), http.StatusSeeOther)
+			return nil
+		}
+	}
+	return g.showLogin(w, r, http.StatusOK, state, returnTo, notice(state))
+}
+
+// browserStarter is the login of the path, if this browser started it, and where to go after it.
+func (g *gateway) browserStarter(r *http.Request) (events.Login, string, error) {
+	login, returnTo, ok := g.browserLogin(r)
+	if !ok || login.ID != r.PathValue("id") {
+		return events.Login{}, "", &httpapi.Problem{Status: http.StatusNotFound}
+	}
+	noteLogin(r, login)
+	return login, returnTo, nil
+}
+
+func (g *gateway) showLogin(w http.ResponseWriter, r *http.Request, status int, state *events.State, returnTo, notice string) error {
+	lang := g.language(w, r)
+	page := pages.Login{
+		ID: state.Login.ID, CSRF: g.formToken(w, r, state.Login.ID), ReturnTo: returnTo,
+		Status: string(state.Status()), Reason: state.Reason(), Version: state.Version(), Deadline: state.Deadline(),
+		Notice: notice, Now: g.now(), Declined: declined(state), PasswordInstead: g.passwordName(r, state) != "",
+	}
+	if state.Requested != nil {
+		page.App, page.ACR = state.Requested.App, acrOf(state.Requested.Need)
+		page.AppName = g.appName(page.App, lang)
+	}
+	if state.Status() == events.StatusCancelled {
+		_, err := g.session(r, true) // without the database there is no telling
+		page.SignedIn = err == nil
+	}
+	if c := state.Challenge(); c != nil {
+		page.Challenge = &pages.Challenge{Round: c.Round, Factor: string(c.Factor), Hint: c.Hint, Expires: c.Expires,
+			ResendAt: c.ResendAt, AttemptsLeft: g.attemptsLeft(c), Number: g.numberToShow(state.Login, c), Question: c.Question,
+			URL: g.approveURL(r, state.Login, c), Exhausted: c.Rejected == events.RejectedExhausted}
+		for _, f := range c.Choices {
+			page.Choices = append(page.Choices, string(f))
+		}
+	}
+	return g.pages.Render(w, status, lang, page)
+}
+
+// declined tells whether the user ended the login on a phone. Which of the two ways it was is not for a stranger's screen.
+func declined(state *events.State) bool {
+	return state.Status() == events.StatusDenied && slices.ContainsFunc(state.Rejected[:], func(r *events.Rejected) bool {
+		return r != nil && (r.Reason == events.RejectedDenied || r.Reason == events.RejectedNotMe)
+	})
+}
+
+// passwordName is the name, known or not, that this browser began a login by ID with, if the app takes passwords too, so that its
+// user may go on with one. It is empty for every other login.
+func (g *gateway) passwordName(r *http.Request, state *events.State) string {
+	if state.Requested == nil {
+		return ""
+	}
+	if app := g.policy.Policy().Apps[state.Requested.App]; app == nil || !app.Accepts(events.Password) {
+		return ""
+	}
+	return g.keptName(r, state.Login)
+}
+
+// notice is what the person should know of the last step.
+func notice(state *events.State) string {
+	c := state.Challenge()
+	switch {
+	case c == nil:
+		return ""
+	case state.Round() > c.Round:
+		return undeliveredNotice(state.Undelivered[state.Round()])
+	case c.Factor == events.Push && c.Rejected != "":
+		return pushNotice(c.Rejected)
+	case c.Rejected != "":
+		return "wrong_code" // also where a lock is the cause, which is for its owner only
+	case c.Round > 1 && state.Challenged[c.Round-1] != nil && state.Challenged[c.Round-1].Factor == c.Factor:
+		return resentNotice(c)
+	default:
+		return ""
+	}
+}
+
+// undeliveredNotice names what did not get through, since the challenge on the page may be an earlier one, which did.
+func undeliveredNotice(u *events.Undelivered) string {
+	if u.Factor == events.Push {
+		return "undelivered_push"
+	}
+	return "undelivered"
+}
+
+// pushNotice is what came of the last answer on the phone.
+func pushNotice(rejected string) string {
+	switch rejected {
+	case events.RejectedWrong:
+		return "wrong_number"
+	case events.RejectedExhausted:
+		return "exhausted"
+	case events.RejectedDenied, events.RejectedNotMe:
+		return "declined" // which of the two is not for a stranger's screen
+	default:
+		return "not_counted"
+	}
+}
+
+// resentNotice says what was sent again. A push has a text of its own: it brings no code, and its number stays. To a token nothing is
+// sent, nor to a phone whose owner approves at a provider.
+func resentNotice(c *events.Challenge) string {
+	switch {
+	case c.Factor == events.SMS:
+		return "resent"
+	case c.Factor == events.Push && c.URL == "":
+		return "resent_push"
+	default:
+		return ""
+	}
+}
+
+// answerForm answers POST /login/{id}/answers.
+func (g *gateway) answerForm(w http.ResponseWriter, r *http.Request) error {
+	return g.step(w, r, func(login events.Login) (func(*events.State) bool, error) {
+		// People type full-width digits and spaces, and this page works without a script that would repair it.
+		code := strings.Join(strings.Fields(norm.NFKC.String(r.PostForm.Get("code"))), "")
+		return g.tryCode(r.Context(), login, code)
+	})
+}
+
+// factorForm answers POST /login/{id}/factor.
+func (g *gateway) factorForm(w http.ResponseWriter, r *http.Request) error {
+	return g.step(w, r, func(login events.Login) (func(*events.State) bool, error) {
+		left, err := g.client.Choose(r.Context(), login, events.Factor(r.PostForm.Get("factor")))
+		return func(s *events.State) bool { return s.Round() > left || s.Ended() }, err
+	})
+}
+
+// cancelForm answers POST /login/{id}/cancel. Who would rather use a password gets the form for it at once: a redirect would
+// have to carry the name.
+func (g *gateway) cancelForm(w http.ResponseWriter, r *http.Request) error {
+	login, returnTo, err := g.browserStarter(r)
+	if err != nil {
+		return err
+	}
+	if err := g.readForm(w, r, login.ID); err != nil {
+		return err
+	}
+	if err := g.client.Cancel(r.Context(), login); err != nil && g.problem(err).Status != http.StatusConflict {
+		return err
+	}
+	state, err := g.await(w, r, login, g.cfg.Gateway.Wait, (*events.State).Ended)
+	if err != nil {
+		return err
+	}
+	name := g.passwordName(r, state)
+	if r.PostForm.Get("then") != string(events.Password) || name == "" || state.Status() == events.StatusGranted { // approved just before
+		http.Redirect(w, r, "/login/"+login.ID, http.StatusSeeOther)
+		return nil
+	}
+	return g.signIn(w, r, http.StatusOK, pages.SignIn{App: state.Requested.App, ACR: acrOf(state.Requested.Need), ReturnTo: returnTo, User: name})
+}
+
+// step does what a form of the login page asks for, waits for what comes of it, and leads back to the page.
+func (g *gateway) step(w http.ResponseWriter, r *http.Request, do func(events.Login) (done func(*events.State) bool, err error)) error {
+	login, returnTo, err := g.browserStarter(r)
+	if err != nil {
+		return err
+	}
+	if err := g.readForm(w, r, login.ID); err != nil {
+		return err
+	}
+	done, err := do(login)
+	if err == nil {
+		_, err = g.await(w, r, login, g.cfg.Gateway.Wait, done)
+	}
+	if err == nil || g.problem(err).Status == http.StatusConflict { // overtaken by events: the page shows by which
+		http.Redirect(w, r, "/login/"+login.ID, http.StatusSeeOther)
+		return nil
+	}
+	return g.loginAgain(w, r, login, returnTo, err)
+}
+
+// loginAgain shows the page of the login with what is wrong.
+func (g *gateway) loginAgain(w http.ResponseWriter, r *http.Request, login events.Login, returnTo string, err error) error {
+	p, notice := g.problem(err), ""
+	switch {
+	case p.Field == "code":
+		notice = "bad_code"
+	case p.Status == http.StatusTooManyRequests:
+		notice = "too_soon"
+	default:
+		return err
+	}
+	state, err := g.client.State(r.Context(), login)
+	if err != nil {
+		return err
+	}
+	httpapi.SetRetryAfter(w, p.RetryAfter)
+	return g.showLogin(w, r, p.Status, state, returnTo, notice)
+}
+
+// maxReturned bounds how many parameters a provider gives the browser to bring back, and their length in bytes.
+const maxReturned, maxParameter = 8, 512
+
+// returned answers GET /login/{id}/return: the browser is back from the provider that hosts the approval. What it brings
+// along proves nothing yet; pushnotifier asks the provider about it.
+func (g *gateway) returned(w http.ResponseWriter, r *http.Request) error {
+	login, _, err := g.browserStarter(r)
+	if err != nil {
+		return err
+	}
+	parameters := make(map[string]string)
+	for name, values := range r.URL.Query() {
+		if len(name)+len(values[0]) > maxParameter || len(parameters) == maxReturned {
+			return &httpapi.Problem{Status: http.StatusBadRequest}
+		}
+		parameters[name] = values[0]
+	}
+	if len(parameters) == 0 { // the user has come back without having decided
+		http.Redirect(w, r, "/login/"+login.ID, http.StatusSeeOther)
+		return nil
+	}
+	state, err := g.client.State(r.Context(), login)
+	if err != nil {
+		return err
+	}
+	round := state.Round()
+	attempt, err := g.client.Respond(r.Context(), login, parameters)
+	if err == nil {
+		_, err = g.await(w, r, login, g.cfg.Gateway.Wait, func(s *events.State) bool {
+			return s.Rejected[attempt] != nil || s.Round() > round || s.Ended()
+		})
+	}
+	if err != nil && g.problem(err).Status != http.StatusConflict {
+		return err
+	}
+	http.Redirect(w, r, "/login/"+login.ID, http.StatusSeeOther)
+	return nil
+}
