@@ -101,6 +101,12 @@ func TestGatewayPage(t *testing.T) {
 		t.Error("the sealed value of the page is not among the test vectors")
 	}
 	for _, link := range regexp.MustCompile(`\]\(([^):]+)\)`).FindAllStringSubmatch(string(page), -1) {
+		if heading, ok := strings.CutPrefix(link[1], "#"); ok { // on the page itself, as Markdown names its headings
+			if !strings.Contains(strings.ToLower(string(page)), "# "+strings.ReplaceAll(heading, "-", " ")+"\n") {
+				t.Errorf("there is no heading %s", link[1])
+			}
+			continue
+		}
 		if _, err := os.Stat(filepath.Join("../../docs", link[1])); err != nil {
 			t.Error(err)
 		}
