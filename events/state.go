@@ -200,6 +200,9 @@ func (s *State) Challenge() *Challenge {
 					c.Exhausted = true
 				}
 			}
+			if c.ResendAt.After(c.Expires) { // what has run out can be sent again
+				c.ResendAt = c.Expires
+			}
 			if round == Rounds { // there is no other
 				c.ResendAt, c.Choices = time.Time{}, nil
 			}

@@ -167,6 +167,21 @@ func TestTheLastRoundOffersNoOther(t *testing.T) {
 	}
 }
 
+func TestWhatHasRunOutCanBeSentAgain(t *testing.T) {
+	login, start := sampleLogin(t)
+	for resend, want := range map[time.Duration]time.Duration{time.Second: time.Second, time.Minute: 2 * time.Second, 0: 0} {
+		c := &Challenged{Factor: SMS, Expires: start.Add(2 * time.Second)}
+		if resend > 0 { // nothing is sent to a token
+			c.ResendAt = start.Add(resend)
+		}
+		s := State{Login: login}
+		s.Add(New(login, 1, c))
+		if got := s.Challenge().ResendAt; resend > 0 && !got.Equal(start.Add(want)) || resend == 0 && !got.IsZero() {
+			t.Errorf("%v: %v", resend, got)
+		}
+	}
+}
+
 // TestAnEndedLoginHasOneVersion lets a worker speak after the ending, and what a gateway hears arrive in every order.
 func TestAnEndedLoginHasOneVersion(t *testing.T) {
 	login, start := sampleLogin(t)
