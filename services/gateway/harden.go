@@ -8,10 +8,7 @@ import (
 
 // harden sets what holds for every answer, and lets scripts of the configured origins use the API.
 func (g *gateway) harden(next http.Handler) http.Handler {
-	// Browsers check a redirect that answers a form against form-action too, so it must name where logins lead to.
-	formAction := strings.Join(append([]string{"form-action 'self'"}, g.cfg.Gateway.Origins...), " ")
-	contentPolicy := "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; font-src 'self'; " +
-		"connect-src 'self'; " + formAction + "; frame-ancestors 'none'; base-uri 'none'"
+	contentPolicy := g.contentPolicy("")
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h := w.Header()
 		h.Set("Content-Security-Policy", contentPolicy)
@@ -27,6 +24,15 @@ func (g *gateway) harden(next http.Handler) http.Handler {
 		}
 		next.ServeHTTP(w, r)
 	})
+}
+
+// contentPolicy says what pages may load, and from which other origin, if any, they may load scripts that talk to it.
+func (g *gateway) contentPolicy(scripts string) string {
+	// Browsers check a redirect that answers a form against form-action too, so it must name where logins lead to.
+	formAction := strings.Join(append([]string{"form-action 'self'"}, g.cfg.Gateway.Origins...), " ")
+	self := strings.TrimSpace("'self' " + scripts)
+	return "default-src 'none'; script-src " + self + "; style-src 'self'; img-src 'self' data:; font-src 'self'; connect-src " + self + "; " +
+		formAction + "; frame-ancestors 'none'; base-uri 'none'"
 }
 
 // crossOriginAPI permits scripts of the configured origins to use the API (Fetch, CORS protocol), and reports whether

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 
@@ -37,6 +38,13 @@ func (g *gateway) signIn(w http.ResponseWriter, r *http.Request, status int, pag
 	page.Phone = slices.Contains(app.PasswordlessFactors, events.Push)
 	page.ReturnTo, _ = g.border.returnTo(g.border.own(r), page.ReturnTo)
 	page.CSRF = g.formToken(w, r, aboutLogin)
+	if page.Collector = g.cfg.Risk.Collector; page.Collector != "" { // no other page lets a script of somebody else in
+		script, err := url.Parse(page.Collector)
+		if err != nil {
+			return err
+		}
+		w.Header().Set("Content-Security-Policy", g.contentPolicy(script.Scheme+"://"+script.Host))
+	}
 	return g.pages.Render(w, status, lang, page)
 }
 

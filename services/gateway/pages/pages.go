@@ -33,7 +33,7 @@ type SignIn struct {
 	Passwordless bool   // the app accepts a user name alone
 	Phone        bool   // with Passwordless: the phone may be what follows
 	Problem      string // "", "limited", "bad_user", "bad_password" or "unavailable"
-	Collector    string // URL of the risk provider's script; the gateway must allow its origin in the policy
+	Collector    string // URL of the risk provider's script, whose origin the gateway allows in the content policy
 }
 
 // StepUp asks a person who is logged in to show one more factor. It posts csrf, app, acr, return_to and method ("session")

@@ -156,6 +156,9 @@ func (r *Risk) problems(v *checker) {
 			v.add("risk.signature_file", "missing: the file with the API's secret")
 		}
 	}
+	if r.Collector != "" {
+		v.baseURL("risk.collector", r.Collector)
+	}
 	v.span("risk.timeout", r.Timeout, 10*time.Millisecond, time.Minute)
 	v.number("risk.concurrency", r.Concurrency, 1, 10_000)
 	v.span("risk.keep", r.Keep, 48*time.Hour, 10*365*24*time.Hour) // what is in daily use is written once a day

@@ -137,6 +137,7 @@ type Risk struct {
 	Static        string        `yaml:"static"`         // OK or REVIEW: the verdict on every login, and no provider is asked; for closed networks and load tests
 	URL           string        `yaml:"url"`            // base URL of the provider's API
 	SignatureFile string        `yaml:"signature_file"` // file with the API's secret
+	Collector     string        `yaml:"collector"`      // URL of the provider's script, which the login page loads to have the browser assessed; empty: none
 	Timeout       time.Duration `yaml:"timeout"`        // of one call; default 1s
 	Concurrency   int           `yaml:"concurrency"`    // calls at a time in one process; default 100
 	Keep          time.Duration `yaml:"keep"`           // how long a network stays known in which its user does not log in; default 2160h (90 days)

@@ -34,7 +34,7 @@ password: {memory: 19456, time: 2, threads: 1, min_length: 8}
 phone: {region: JP}
 session: {idle: 1h, absolute: 12h, fresh: 10m}
 limits: {logins_per_source: 300, device_per_source: 3000, sms_per_user: 10, sms_per_number: 10, notices_per_user: 5, push_per_user: 10, push_per_source: 60}
-risk: {static: "", url: "", timeout: 1s, concurrency: 100, keep: 2160h}
+risk: {static: "", url: "", collector: "", timeout: 1s, concurrency: 100, keep: 2160h}
 sms: {providers: [], timeout: 3s, concurrency: 256, keep: 720h}
 breaker: {failures: 5, open: 10s}
 gateway: {name: web, url: "", origins: [], proxies: [], cookie_domain: "", max_body: 16384, wait: 5s, max_wait: 30s, max_poll: 60s,
@@ -162,6 +162,7 @@ func TestErrorsNameLineAndKey(t *testing.T) {
 		{"provider without secret", "sms:\n  providers:\n    - kind: twilio\n      url: https://api.example\n      account: AC1\n      from: '+1'\n", ":3: sms.providers[0].token_file: missing"},
 		{"provider twice", "sms:\n  providers:\n" + strings.Repeat("    - {kind: twilio, url: 'http://a', account: x, token_file: t, from: '1'}\n", 2), ":4: sms.providers[1].name"},
 		{"password in a URL", "risk:\n  url: https://user:secret@risk.example\n  signature_file: s\n", ":2: risk.url"},
+		{"collector that is a path", "risk: {collector: /collect.js}\n", ":1: risk.collector"},
 		{"static verdict that denies everybody", "risk:\n  static: NG\n", ":2: risk.static"},
 		{"static verdict beside a provider", "risk: {static: OK, url: 'http://a', signature_file: s}\n", ":1: risk.static"},
 		{"discard beside a provider", "sms:\n  providers:\n    - {kind: twilio, url: 'http://a', account: x, token_file: t, from: '1'}\n    - kind: discard\n", ":4: sms.providers[1].kind"},
