@@ -255,15 +255,16 @@ func (d *Directory) RenameDevice(ctx context.Context, user, id, name, by string)
 // RemoveDevice removes a device of a user, or returns [ErrNoDevice]. by is as in [DeviceChange].
 func (d *Directory) RemoveDevice(ctx context.Context, user, id, by string) error {
 	err := d.commit(ctx, func(tx pgx.Tx) error {
+		// The user first, as when the user is deleted with all devices, so that the two do not wait for each other.
+		if _, err := tx.Exec(ctx, `UPDATE directory.users SET generation = generation + 1 WHERE id = $1`, user); err != nil {
+			return err
+		}
 		tag, err := tx.Exec(ctx, `DELETE FROM directory.devices WHERE user_id = $1 AND id = $2`, user, id)
 		if err != nil {
 			return err
 		}
 		if tag.RowsAffected() == 0 {
 			return ErrNoDevice
-		}
-		if _, err := tx.Exec(ctx, `UPDATE directory.users SET generation = generation + 1 WHERE id = $1`, user); err != nil {
-			return err
 		}
 		return d.announce(ctx, tx, "device-removed", user, DeviceChange{Device: id, By: by})
 	})

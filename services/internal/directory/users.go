@@ -135,8 +135,8 @@ func (d *Directory) Change(ctx context.Context, id string, c Change) (User, erro
 	err := d.commit(ctx, func(tx pgx.Tx) error {
 		tag, err := tx.Exec(ctx, `
 			UPDATE directory.users SET changed_at = $2, locale = coalesce($3, locale), primary_method = coalesce($4, primary_method),
-				enabled = coalesce($5, enabled), locked = coalesce($6, locked), generation = generation + $7
-			WHERE id = $1`, id, d.now(), c.Locale, c.Primary, c.Enabled, c.Locked, count(c.Ends()))
+				enabled = coalesce($5, enabled), locked = coalesce($6, locked), generation = generation + $7::boolean::integer
+			WHERE id = $1`, id, d.now(), c.Locale, c.Primary, c.Enabled, c.Locked, c.Ends())
 		if err != nil {
 			return err
 		}
@@ -164,13 +164,6 @@ func (d *Directory) Change(ctx context.Context, id string, c Change) (User, erro
 		return User{}, fmt.Errorf("directory: change user: %w", err)
 	}
 	return d.user(ctx, `WHERE u.id = $1`, id)
-}
-
-func count(yes bool) int {
-	if yes {
-		return 1
-	}
-	return 0
 }
 
 // setFactors stores or takes away a password and a phone. A new authenticator starts with a clean counter.
