@@ -113,6 +113,25 @@ func TestGatewayPage(t *testing.T) {
 	}
 }
 
+// The README names the tests that show what it promises: each is in the file that it leads to.
+func TestPromisesHaveTheirTests(t *testing.T) {
+	page, err := os.ReadFile("../../README.md")
+	must(t, err)
+	links := regexp.MustCompile(`\[((?:Test\w+(?:, )?)+)\]\(([^)]+_test\.go)\)`).FindAllStringSubmatch(string(page), -1)
+	if len(links) < 20 {
+		t.Errorf("%d links to tests", len(links))
+	}
+	for _, link := range links {
+		file, err := os.ReadFile(filepath.Join("../..", link[2]))
+		must(t, err)
+		for _, name := range strings.Split(link[1], ", ") {
+			if !strings.Contains(string(file), "\nfunc "+name+"(") {
+				t.Errorf("%s has no %s", link[2], name)
+			}
+		}
+	}
+}
+
 // nodeExample is the folder of the gateway in JavaScript, with the packages that its lock file names.
 func nodeExample(t *testing.T) string {
 	t.Helper()
