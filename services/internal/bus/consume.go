@@ -75,8 +75,15 @@ func (b *Bus) consumer(ctx context.Context, h Handler) (jetstream.Consumer, erro
 	return c, nil
 }
 
-// A task handles one message. Its context ends when a stopping worker can wait no longer.
-type task func(ctx context.Context, msg jetstream.Msg)
+// An input is a message that somebody has begun to handle.
+type input struct {
+	jetstream.Msg
+	*jetstream.MsgMetadata
+	begun time.Time
+}
+
+// A task handles one input. Its context ends when a stopping worker can wait no longer.
+type task func(ctx context.Context, in input)
 
 // consume runs a task for each message of the handler's consumer, as many at once as the handler may run, until ctx ends.
 func (b *Bus) consume(ctx, work context.Context, h Handler, do task) error {
@@ -94,7 +101,12 @@ func (b *Bus) consume(ctx, work context.Context, h Handler, do task) error {
 	defer close(waiting)
 	handle := func(msg jetstream.Msg) {
 		for ok := true; ok; msg, ok = <-waiting {
-			do(work, msg)
+			meta, err := msg.Metadata()
+			if err != nil {
+				b.log.Error().Err(err).Msg("message is not from JetStream")
+				continue
+			}
+			do(work, input{msg, meta, time.Now()})
 		}
 	}
 	take := func(msg jetstream.Msg) {
@@ -183,34 +195,28 @@ func (b *Bus) handBack(msg jetstream.Msg, step string) {
 }
 
 func (b *Bus) handleOne(h Handler) task {
-	return func(ctx context.Context, msg jetstream.Msg) {
-		start := time.Now()
-		meta, err := msg.Metadata()
-		if err != nil {
-			b.log.Error().Err(err).Msg("message is not from JetStream")
-			return
-		}
+	return func(ctx context.Context, in input) {
 		if h.timer != nil {
-			b.settle(ctx, msg, h, nil, b.runHandler(ctx, msg, h, nil), start)
+			b.settle(ctx, in, h, nil, b.runHandler(ctx, in, h, nil))
 			return
 		}
-		e, err := events.Read(msg.Subject(), msg.Headers(), msg.Data())
+		e, err := events.Read(in.Subject(), in.Headers(), in.Data())
 		if err != nil {
-			b.settle(ctx, msg, h, nil, Permanent(err), start)
+			b.settle(ctx, in, h, nil, Permanent(err))
 			return
 		}
-		e.Stored, e.Sequence = meta.Timestamp, meta.Sequence.Stream
-		b.settle(ctx, msg, h, e, b.handleInTime(ctx, msg, h, e), start)
+		e.Stored, e.Sequence = in.Timestamp, in.Sequence.Stream
+		b.settle(ctx, in, h, e, b.handleInTime(ctx, in, h, e))
 	}
 }
 
 // handleInTime runs the handler, unless the login's deadline has passed and the handler has no use for late events.
-func (b *Bus) handleInTime(ctx context.Context, msg jetstream.Msg, h Handler, e *events.Event) error {
+func (b *Bus) handleInTime(ctx context.Context, in input, h Handler, e *events.Event) error {
 	trustExpiry(e)
 	if !h.late && b.pastDeadline(e) {
 		return errLate
 	}
-	return b.runHandler(ctx, msg, h, e)
+	return b.runHandler(ctx, in, h, e)
 }
 
 // trustExpiry drops a deadline that the login's gateway wrote: only the broker's clock and the workers bound a login.
@@ -233,10 +239,10 @@ var (
 )
 
 // runHandler runs the handler under its time-out with heartbeats, and stores what it returns.
-func (b *Bus) runHandler(ctx context.Context, msg jetstream.Msg, h Handler, e *events.Event) (err error) {
+func (b *Bus) runHandler(ctx context.Context, in input, h Handler, e *events.Event) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, h.timeout)
 	defer cancel()
-	stopBeat := heartbeat(msg)
+	stopBeat := heartbeat(in)
 	defer stopBeat()
 	defer func() {
 		if p := recover(); p != nil {
@@ -246,7 +252,7 @@ func (b *Bus) runHandler(ctx context.Context, msg jetstream.Msg, h Handler, e *e
 	}()
 	var out []*events.Event
 	if h.timer != nil {
-		login, perr := parseTimer(msg.Subject())
+		login, perr := parseTimer(in.Subject())
 		if perr != nil {
 			return Permanent(perr)
 		}
@@ -284,38 +290,34 @@ func heartbeat(msg jetstream.Msg) (stop func()) {
 }
 
 // settle does what the handler's error says.
-func (b *Bus) settle(ctx context.Context, msg jetstream.Msg, h Handler, e *events.Event, err error, start time.Time) {
-	deliveries := uint64(1)
-	if meta, merr := msg.Metadata(); merr == nil {
-		deliveries = meta.NumDelivered
-	}
+func (b *Bus) settle(ctx context.Context, in input, h Handler, e *events.Event, err error) {
 	outcome := outcomeHandled
 	var settled error
 	after, wantsRetry := errors.AsType[retryAfter](err)
 	_, isPermanent := errors.AsType[permanent](err)
 	switch {
 	case err == nil:
-		settled = msg.Ack()
+		settled = in.Ack()
 	case errors.Is(err, errLate):
-		outcome, settled = outcomeLate, b.lapse(ctx, msg, e)
+		outcome, settled = outcomeLate, b.lapse(ctx, in, e)
 	case isPermanent:
-		outcome, settled = outcomeDead, b.bury(ctx, msg, err.Error(), nil)
+		outcome, settled = outcomeDead, b.bury(ctx, in, err.Error(), nil)
 	case ctx.Err() != nil:
-		b.handBack(msg, h.name)
+		b.handBack(in, h.name)
 		return
-	case errors.Is(err, ErrStale) && deliveries > staleTries:
+	case errors.Is(err, ErrStale) && in.NumDelivered > staleTries:
 		// The events that are missing will never come: they were not decodable, or were never published.
-		outcome, settled = outcomeDead, b.bury(ctx, msg, err.Error(), nil)
+		outcome, settled = outcomeDead, b.bury(ctx, in, err.Error(), nil)
 	case wantsRetry:
-		outcome, settled = outcomeRetried, msg.NakWithDelay(after.delay)
-	case errors.Is(err, errPanic) && deliveries >= panics:
-		outcome, settled = outcomeDead, b.bury(ctx, msg, err.Error(), e)
+		outcome, settled = outcomeRetried, in.NakWithDelay(after.delay)
+	case errors.Is(err, errPanic) && in.NumDelivered >= panics:
+		outcome, settled = outcomeDead, b.bury(ctx, in, err.Error(), e)
 	case e != nil && !h.late && b.pastDeadline(e):
-		outcome, settled = outcomeLate, b.lapse(ctx, msg, e)
+		outcome, settled = outcomeLate, b.lapse(ctx, in, e)
 	default:
-		outcome, settled = outcomeFailed, msg.NakWithDelay(backoff(deliveries))
+		outcome, settled = outcomeFailed, in.NakWithDelay(backoff(in.NumDelivered))
 	}
-	b.report(h, e, outcome, err, settled, deliveries, time.Since(start))
+	b.report(h, in, e, outcome, err, settled)
 }
 
 // staleTries is how often a read that is behind is tried again: staleWait apart, for longer than an election of the broker takes.
@@ -331,11 +333,11 @@ func backoff(deliveries uint64) time.Duration {
 }
 
 // lapse ends the login of an event that is past its deadline, without doing any work.
-func (b *Bus) lapse(ctx context.Context, msg jetstream.Msg, e *events.Event) error {
+func (b *Bus) lapse(ctx context.Context, in input, e *events.Event) error {
 	if err := b.publishLapsed(ctx, e, ""); err != nil {
-		return errors.Join(err, msg.NakWithDelay(lastRetry))
+		return errors.Join(err, in.NakWithDelay(lastRetry))
 	}
-	return msg.Ack()
+	return in.Ack()
 }
 
 func (b *Bus) publishLapsed(ctx context.Context, e *events.Event, reason string) error {
@@ -356,34 +358,32 @@ const (
 
 // bury copies a message into DEAD and only then terminates it, so that a crash in between repeats the copy, which
 // replaces itself. With lapsing it also ends the login at once.
-func (b *Bus) bury(ctx context.Context, msg jetstream.Msg, reason string, lapsing *events.Event) error {
+func (b *Bus) bury(ctx context.Context, in input, reason string, lapsing *events.Event) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleWait)
 	defer cancel()
-	dead := nats.NewMsg("dead." + b.worker + "." + msg.Subject())
-	for name, values := range msg.Headers() {
+	dead := nats.NewMsg("dead." + b.worker + "." + in.Subject())
+	for name, values := range in.Headers() {
 		// Headers that give orders to the broker came from a publisher who may not give them to DEAD.
 		if !strings.HasPrefix(strings.ToLower(name), "nats-") {
 			dead.Header[name] = values
 		}
 	}
-	dead.Data = msg.Data()
+	dead.Data = in.Data()
 	dead.Header.Set(DeadReason, headerText(reason))
-	dead.Header.Set(DeadSubject, msg.Subject())
+	dead.Header.Set(DeadSubject, in.Subject())
 	dead.Header.Set(DeadTime, b.now().UTC().Format(time.RFC3339Nano))
-	if meta, err := msg.Metadata(); err == nil {
-		dead.Header.Set(DeadStream, meta.Stream)
-		dead.Header.Set(DeadSequence, fmt.Sprint(meta.Sequence.Stream))
-		dead.Header.Set(DeadDeliveries, fmt.Sprint(meta.NumDelivered))
-	}
+	dead.Header.Set(DeadStream, in.Stream)
+	dead.Header.Set(DeadSequence, fmt.Sprint(in.Sequence.Stream))
+	dead.Header.Set(DeadDeliveries, fmt.Sprint(in.NumDelivered))
 	if err := b.publish(ctx, dead); err != nil {
-		return errors.Join(fmt.Errorf("bus: dead letter: %w", err), msg.NakWithDelay(lastRetry))
+		return errors.Join(fmt.Errorf("bus: dead letter: %w", err), in.NakWithDelay(lastRetry))
 	}
 	if lapsing != nil {
 		if err := b.publishLapsed(ctx, lapsing, "handler_panicked"); err != nil {
-			return errors.Join(err, msg.NakWithDelay(lastRetry))
+			return errors.Join(err, in.NakWithDelay(lastRetry))
 		}
 	}
-	return msg.TermWithReason(headerText(reason))
+	return in.TermWithReason(headerText(reason))
 }
 
 // headerText makes a reason fit for a header and for an advisory.
@@ -398,7 +398,8 @@ func headerText(s string) string {
 }
 
 // report writes the one line of an event and counts it.
-func (b *Bus) report(h Handler, e *events.Event, outcome string, err, settled error, deliveries uint64, took time.Duration) {
+func (b *Bus) report(h Handler, in input, e *events.Event, outcome string, err, settled error) {
+	took := time.Since(in.begun)
 	b.metrics.events.WithLabelValues(h.name, outcome).Inc()
 	b.metrics.duration.WithLabelValues(h.name).Observe(took.Seconds())
 	line := b.log.Info()
@@ -412,21 +413,20 @@ func (b *Bus) report(h Handler, e *events.Event, outcome string, err, settled er
 	if e != nil {
 		line = line.Stringer("login", e.Login).Str("event", e.ID())
 	}
-	if deliveries > 1 {
-		line = line.Uint64("delivery", deliveries)
+	if in.NumDelivered > 1 {
+		line = line.Uint64("delivery", in.NumDelivered)
 	}
 	line.AnErr("error", err).AnErr("settle_error", settled).Msg("event")
 }
 
 // redoOne handles an event of LOGIN again: the message redo.<worker>.<step>.<gateway>.<login>[.<n>] only names it.
 func (b *Bus) redoOne(byStep map[string]Handler) task {
-	return func(ctx context.Context, msg jetstream.Msg) {
-		start := time.Now()
-		subject := "login." + strings.TrimPrefix(msg.Subject(), "redo."+b.worker+".")
+	return func(ctx context.Context, in input) {
+		subject := "login." + strings.TrimPrefix(in.Subject(), "redo."+b.worker+".")
 		login, step, n, err := events.ParseSubject(subject)
 		h, ok := byStep[string(step)]
 		if err != nil || !ok {
-			b.settle(ctx, msg, redoHandler, nil, Permanent(fmt.Errorf("%s does not handle %q", b.worker, subject)), start)
+			b.settle(ctx, in, redoHandler, nil, Permanent(fmt.Errorf("%s does not handle %q", b.worker, subject)))
 			return
 		}
 		e, err := b.Event(ctx, login, step, n)
@@ -434,11 +434,11 @@ func (b *Bus) redoOne(byStep map[string]Handler) task {
 			err = Permanent(err)
 		}
 		if err == nil {
-			err = b.handleInTime(ctx, msg, h, e)
+			err = b.handleInTime(ctx, in, h, e)
 		}
 		redo := redoHandler
 		redo.late = h.late
-		b.settle(ctx, msg, redo, e, err, start)
+		b.settle(ctx, in, redo, e, err)
 	}
 }
 

@@ -37,13 +37,13 @@ func (d *Directory) Account(ctx context.Context, who Who) (*Account, error) {
 }
 
 // accountColumns and accountJoins read the Account of a user u, who need not exist, on a device q.device. The parameters $1 and $2 are the
-// time and Rule.After.
+// time and Rule.After. It is not EXISTS that finds out whether there is a device: PostgreSQL may answer that by reading all devices there are.
 const (
 	accountColumns = `
 		coalesce(u.id, '') AS id, coalesce(u.locale, '') AS locale, coalesce(u.primary_method, '') AS primary_method,
 		coalesce(u.generation, 0) AS generation, coalesce(u.enabled, false) AS enabled, coalesce(u.locked, false) AS locked, coalesce(p.hash, '') AS hash, h.user_id IS NOT NULL AS phone,
 		coalesce(own.failures >= $2, false) AS given_up, coalesce(shared.locked_until > $1, false) AS shut,
-		EXISTS (SELECT FROM directory.devices d WHERE d.user_id = u.id) AS push`
+		(SELECT true FROM directory.devices d WHERE d.user_id = u.id LIMIT 1) IS NOT NULL AS push`
 	accountJoins = `
 		LEFT JOIN directory.passwords p ON p.user_id = u.id
 		LEFT JOIN directory.phones h ON h.user_id = u.id
