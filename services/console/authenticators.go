@@ -59,7 +59,7 @@ func (c *console) removeAuthenticator(w http.ResponseWriter, r *http.Request) (i
 	}
 	err = c.take(r.Context(), u.ID, func(ctx context.Context) error {
 		if device, ok := strings.CutPrefix(id, directory.DeviceOf("")); ok {
-			return c.users.RemoveDevice(ctx, u.ID, device, "")
+			return c.devices.Remove(ctx, u.ID, device, "")
 		}
 		change := directory.Change{PasswordHash: new("")}
 		if id == authSMS {

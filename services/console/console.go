@@ -42,7 +42,9 @@ const (
 type console struct {
 	cfg      *config.Config
 	log      zerolog.Logger
-	users    *directory.Directory
+	outbox   *directory.Outbox
+	users    *directory.Users
+	devices  *directory.Devices
 	hasher   *directory.Hasher
 	sessions *sessions.Store
 	bus      *bus.Bus
@@ -62,10 +64,13 @@ func newConsole(env *runtime.Env) (*console, error) {
 		return nil, errors.New("console: there is no admin token: set SEKISHO_ADMIN_TOKEN")
 	}
 	cost := env.Config.Password
+	outbox := directory.NewOutbox(env.DB, env.Now)
 	return &console{
 		cfg:      env.Config,
 		log:      env.Log,
-		users:    directory.New(env.DB, directory.Rule(env.Config.Lock), env.Now),
+		outbox:   outbox,
+		users:    directory.NewUsers(outbox),
+		devices:  directory.NewDevices(outbox),
 		hasher:   directory.NewHasher(directory.Cost{Memory: cost.Memory, Time: cost.Time, Threads: cost.Threads}, cost.Concurrent),
 		sessions: sessions.New(env.DB, env.Now),
 		bus:      env.Bus,
@@ -74,11 +79,11 @@ func newConsole(env *runtime.Env) (*console, error) {
 
 // relay publishes the changes of accounts that are in the outbox, also those of other processes.
 func (c *console) relay(ctx context.Context) error {
-	return c.users.Relay(ctx, c.log, c.bus.Account)
+	return c.outbox.Relay(ctx, c.log, c.bus.Account)
 }
 
 func (c *console) close() {
-	c.users.Close()
+	c.devices.Close()
 	c.sessions.Close()
 }
 

@@ -352,7 +352,7 @@ func TestSessions(t *testing.T) {
 func TestAuthenticators(t *testing.T) {
 	w := newWorld(t)
 	id := w.must(201, "POST", "/admin/v1/users", `{"user":"alice","password":"correct horse","phone":"09012345678"}`)["id"].(string)
-	attempts := directory.New(w.db.Pool(t, "otpvalidator"), directory.Rule(w.env.Config.Lock), time.Now)
+	attempts := directory.NewAttempts(w.db.Pool(t, "otpvalidator"), directory.Rule(w.env.Config.Lock), time.Now)
 	defer attempts.Close()
 	for i := range w.env.Config.Lock.After {
 		_, err := attempts.Begin(t.Context(), directory.Attempt{Event: fmt.Sprint(i), Digest: []byte{1}, Authenticator: directory.SMSOf(id)})
@@ -442,7 +442,7 @@ func TestPhone(t *testing.T) {
 	if lifetime := expires.Sub(before); lifetime < 10*time.Minute || lifetime > 11*time.Minute {
 		t.Errorf("the invitation lives for %v", lifetime)
 	}
-	phones := directory.New(w.db.Pool(t, "pushnotifier"), directory.Rule{}, time.Now)
+	phones := directory.NewDevices(directory.NewOutbox(w.db.Pool(t, "pushnotifier"), time.Now))
 	defer phones.Close()
 	device, err := phones.Enroll(t.Context(), code, directory.Device{Name: "my phone", PublicKey: append([]byte{4}, make([]byte, 64)...), Gateway: "web"}, 1)
 	if err != nil || device.User != id {

@@ -24,7 +24,7 @@ func (c *console) activate(w http.ResponseWriter, r *http.Request) (int, any, er
 	if base == "" {
 		return 0, nil, &httpapi.Problem{Status: http.StatusConflict, Detail: "nobody knows where the gateway is: set gateway.url"}
 	}
-	code, expires, err := c.users.Activate(r.Context(), u.ID, c.cfg.Push.Activation, c.cfg.Push.Devices)
+	code, expires, err := c.devices.Activate(r.Context(), u.ID, c.cfg.Push.Activation, c.cfg.Push.Devices)
 	if err != nil {
 		return 0, nil, err
 	}
@@ -66,7 +66,7 @@ func (c *console) link(w http.ResponseWriter, r *http.Request) (int, any, error)
 		return 0, nil, err
 	}
 	linked := directory.Device{User: u.ID, Name: cmp.Or(in.Name, "Mamoru"), Account: in.Account, Gateway: c.cfg.Gateway.Name}
-	id, name, err := c.users.Link(r.Context(), linked, c.cfg.Push.Devices)
+	id, name, err := c.devices.Link(r.Context(), linked, c.cfg.Push.Devices)
 	if err != nil {
 		return 0, nil, err
 	}

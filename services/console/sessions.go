@@ -81,7 +81,7 @@ const signalWait = 2 * time.Second
 
 // told has it recorded that sessions have ended, and tells the gateways. That is a signal only: see endSessions.
 func (c *console) told(ctx context.Context, id string, ended []events.Login) error {
-	if err := c.users.Announce(ctx, "sessions_revoked", id, map[string]int{"sessions": len(ended)}); err != nil {
+	if err := c.outbox.Announce(ctx, "sessions_revoked", id, map[string]int{"sessions": len(ended)}); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, signalWait)

@@ -49,7 +49,7 @@ func (c *console) find(r *http.Request) (directory.User, error) {
 	if err != nil {
 		return directory.User{}, directory.ErrNotFound
 	}
-	return c.users.User(r.Context(), name)
+	return c.users.Get(r.Context(), name)
 }
 
 func (c *console) createUser(w http.ResponseWriter, r *http.Request) (int, any, error) {
@@ -102,7 +102,7 @@ func (c *console) listUsers(w http.ResponseWriter, r *http.Request) (int, any, e
 			return 0, nil, httpapi.Invalid("page", fmt.Sprintf("want a number from 1 to %d", maxPage))
 		}
 	}
-	found, more, err := c.users.Users(r.Context(), prefix, page)
+	found, more, err := c.users.List(r.Context(), prefix, page)
 	if err != nil {
 		return 0, nil, err
 	}

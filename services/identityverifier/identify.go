@@ -25,7 +25,7 @@ func (v *verifier) identify(ctx context.Context, e *events.Event, requested *eve
 	if err != nil || result == nil {
 		return []*events.Event{answer}, err
 	}
-	return nil, v.users.Finish(ctx, *result, func() error { return v.bus.Store(ctx, e, answer) })
+	return nil, v.claims.Finish(ctx, *result, func() error { return v.bus.Store(ctx, e, answer) })
 }
 
 // answer finds out who it is. result is what is to be finished, nil where no attempt with a password was counted.
@@ -56,7 +56,7 @@ func (v *verifier) answer(ctx context.Context, e *events.Event, requested *event
 	if requested.Method == events.Password {
 		claim := directory.Claim{Who: who, Stranger: "?" + v.stranger(name).ID, Event: e.ID(), Digest: digest(requested.Identity)}
 		account, reason, result, err = v.checkPassword(ctx, claim, identity.Password)
-	} else if account, err = v.users.Account(ctx, who); err == nil {
+	} else if account, err = v.claims.Account(ctx, who); err == nil {
 		switch {
 		case identity.Session != "":
 			from := events.Login{Gateway: e.Login.Gateway, ID: identity.Session}

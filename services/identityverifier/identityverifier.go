@@ -30,7 +30,7 @@ const leastMemory = 7 << 10
 
 type verifier struct {
 	bus      *bus.Bus
-	users    *directory.Directory
+	claims   *directory.Claims
 	sessions *sessions.Store
 	hasher   *directory.Hasher
 	opener   *events.Opener
@@ -59,7 +59,7 @@ func Build(_ context.Context, env *runtime.Env) (*runtime.Worker, error) {
 	}
 	v := &verifier{
 		bus:      env.Bus,
-		users:    directory.New(env.DB, directory.Rule(env.Config.Lock), env.Now),
+		claims:   directory.NewClaims(env.DB, directory.Rule(env.Config.Lock), env.Now),
 		sessions: sessions.New(env.DB, env.Now),
 		hasher:   directory.NewHasher(directory.Cost{Memory: cost.Memory, Time: cost.Time, Threads: cost.Threads}, cost.Concurrent),
 		opener:   opener,
@@ -73,6 +73,6 @@ func Build(_ context.Context, env *runtime.Env) (*runtime.Worker, error) {
 			func(ctx context.Context) error { return env.Credentials.Follow(ctx, Name, opener) },
 			func(ctx context.Context) error { return env.Credentials.Supply(ctx, sealer) },
 		},
-		Close: func() { v.users.Close(); v.sessions.Close() },
+		Close: func() { v.claims.Close(); v.sessions.Close() },
 	}, nil
 }

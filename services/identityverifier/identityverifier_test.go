@@ -33,7 +33,7 @@ type world struct {
 	db     *testenv.Database
 	folder *credentials.Folder
 	env    *runtime.Env
-	users  *directory.Directory // as an admin
+	users  *directory.Users // as an admin
 	sealer *events.Sealer
 	ids    map[string]string // by name
 }
@@ -56,8 +56,7 @@ func newWorld(t *testing.T) *world {
 		Name: Name, Config: cfg, Log: zerolog.Nop(), DB: w.db.Pool(t, Name), Bus: w.broker.Bus(t, Name),
 		Credentials: w.folder, Metrics: prometheus.NewRegistry(), Now: time.Now,
 	}
-	w.users = directory.New(w.db.Pool(t, "console"), directory.Rule(cfg.Lock), time.Now)
-	t.Cleanup(w.users.Close)
+	w.users = directory.NewUsers(directory.NewOutbox(w.db.Pool(t, "console"), time.Now))
 
 	hasher := directory.NewHasher(directory.Cost{Memory: 64, Time: 1, Threads: 1}, 1)
 	hash, err := hasher.Hash(t.Context(), password)
@@ -370,11 +369,11 @@ func TestStrangers(t *testing.T) {
 // enroll gives a user a phone.
 func (w *world) enroll(user string) {
 	w.Helper()
-	code, _, err := w.users.Activate(w.Context(), w.ids[user], time.Minute, 1)
+	devices := directory.NewDevices(directory.NewOutbox(w.db.Pool(w, "pushnotifier"), time.Now))
+	w.Cleanup(devices.Close)
+	code, _, err := devices.Activate(w.Context(), w.ids[user], time.Minute, 1)
 	w.check(err)
-	phones := directory.New(w.db.Pool(w, "pushnotifier"), directory.Rule{}, time.Now)
-	w.Cleanup(phones.Close)
-	_, err = phones.Enroll(w.Context(), code, directory.Device{Name: "phone", PublicKey: append([]byte{4}, make([]byte, 64)...), Gateway: "web"}, 1)
+	_, err = devices.Enroll(w.Context(), code, directory.Device{Name: "phone", PublicKey: append([]byte{4}, make([]byte, 64)...), Gateway: "web"}, 1)
 	w.check(err)
 }
 
@@ -441,9 +440,9 @@ func TestRedelivery(t *testing.T) {
 	w := newWorld(t)
 	opener, err := w.folder.Opener(Name)
 	w.check(err)
-	v := &verifier{users: directory.New(w.env.DB, directory.Rule(w.env.Config.Lock), time.Now), opener: opener, sealer: w.sealer,
+	v := &verifier{claims: directory.NewClaims(w.env.DB, directory.Rule(w.env.Config.Lock), time.Now), opener: opener, sealer: w.sealer,
 		hasher: directory.NewHasher(directory.Cost{Memory: 64, Time: 1, Threads: 1}, 1), secret: []byte("secret"), now: time.Now}
-	t.Cleanup(v.users.Close)
+	t.Cleanup(v.claims.Close)
 	right := w.requested(events.Password, events.Identity{User: "alice", Password: password})
 	wrong := w.requested(events.Password, events.Identity{User: "alice", Password: "wrong"})
 	run := func(e *events.Event) string {
@@ -451,7 +450,7 @@ func TestRedelivery(t *testing.T) {
 		e.Stored = time.Now()
 		answer, result, err := v.answer(t.Context(), e, e.Data.(*events.Requested))
 		w.check(err)
-		w.check(v.users.Finish(t.Context(), *result, func() error { return nil }))
+		w.check(v.claims.Finish(t.Context(), *result, func() error { return nil }))
 		return says(answer)
 	}
 	for range 10 { // far more than the failures that lock

@@ -30,7 +30,7 @@ const contention = 50 * time.Millisecond
 // Whatever the name and the password, it takes the same statements and one hash.
 func (v *verifier) checkPassword(ctx context.Context, claim directory.Claim, password string) (
 	account *directory.Account, reason string, result *directory.Result, err error) {
-	account, attempt, standing, err := v.users.Claim(ctx, claim)
+	account, attempt, standing, err := v.claims.Begin(ctx, claim)
 	if err != nil {
 		return nil, "", nil, err
 	}
@@ -75,7 +75,7 @@ func (v *verifier) judge(ctx context.Context, account *directory.Account, allowe
 		if err != nil {
 			return "", err
 		}
-		if err := v.users.Rehash(ctx, account.ID, hash, fresh); err != nil {
+		if err := v.claims.Rehash(ctx, account.ID, hash, fresh); err != nil {
 			return "", err
 		}
 	}

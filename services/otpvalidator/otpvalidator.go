@@ -34,7 +34,7 @@ func Build(_ context.Context, env *runtime.Env) (*runtime.Worker, error) {
 		Run: []func(context.Context) error{
 			func(ctx context.Context) error { return env.Credentials.Follow(ctx, Name, v.opener) },
 		},
-		Close: v.directory.Close,
+		Close: v.attempts.Close,
 	}, nil
 }
 
@@ -52,7 +52,7 @@ func newVerifier(env *runtime.Env) (*verifier, error) {
 		return nil, err
 	}
 	return &verifier{
-		bus: env.Bus, opener: opener, codes: codes, attempts: env.Config.Attempts,
-		directory: directory.New(env.DB, directory.Rule(env.Config.Lock), env.Now),
+		bus: env.Bus, opener: opener, codes: codes, most: env.Config.Attempts,
+		attempts: directory.NewAttempts(env.DB, directory.Rule(env.Config.Lock), env.Now),
 	}, nil
 }

@@ -21,11 +21,11 @@ const (
 // A verifier decides on answers. What it decides follows from what stands in the stream before the answer, and from
 // the verdict row of the answer's event, so a repeated delivery is decided alike and counts once.
 type verifier struct {
-	bus       *bus.Bus
-	opener    *events.Opener
-	codes     *textcode.Codes
-	directory *directory.Directory
-	attempts  int // answers that one login may take
+	bus      *bus.Bus
+	opener   *events.Opener
+	codes    *textcode.Codes
+	attempts *directory.Attempts
+	most     int // answers that one login may take
 }
 
 func (v *verifier) verify(ctx context.Context, e *events.Event, answer *events.Answered) ([]*events.Event, error) {
@@ -36,7 +36,7 @@ func (v *verifier) verify(ctx context.Context, e *events.Event, answer *events.A
 	case result == nil:
 		return []*events.Event{decision}, nil
 	}
-	return nil, v.directory.Finish(ctx, *result, func() error { return v.bus.Store(ctx, e, decision) })
+	return nil, v.attempts.Finish(ctx, *result, func() error { return v.bus.Store(ctx, e, decision) })
 }
 
 // decide says whether an answer is right. decision is nil for an answer that is another worker's, or that does not matter any more;
@@ -56,7 +56,7 @@ func (v *verifier) decide(ctx context.Context, e *events.Event, answer *events.A
 	}
 	reject := func(reason string) *events.Event {
 		return events.New(e.Login, e.N, &events.Rejected{
-			Round: answer.Round, Factor: answer.Factor, Reason: reason, AttemptsLeft: max(0, v.attempts-e.N),
+			Round: answer.Round, Factor: answer.Factor, Reason: reason, AttemptsLeft: max(0, v.most-e.N),
 		})
 	}
 	wanted, _ := bus.Get[*events.Wanted](history, answer.Round)
@@ -64,7 +64,7 @@ func (v *verifier) decide(ctx context.Context, e *events.Event, answer *events.A
 	switch {
 	case wanted == nil || challenged == nil || put.Sequence > e.Sequence, // an answer before the question
 		challenged.Factor != answer.Factor, answer.Factor != events.SMS, // to something that was not asked
-		e.N > v.attempts: // or one too many
+		e.N > v.most: // or one too many
 		return reject(events.RejectedWrong), nil, nil
 	case history.Replaced(answer.Round, e.Sequence):
 		return reject(events.RejectedSuperseded), nil, nil
@@ -80,7 +80,7 @@ func (v *verifier) decide(ctx context.Context, e *events.Event, answer *events.A
 	if err != nil {
 		return nil, nil, err
 	}
-	standing, err := v.directory.Begin(ctx, attempt)
+	standing, err := v.attempts.Begin(ctx, attempt)
 	if err != nil {
 		return nil, nil, err
 	}

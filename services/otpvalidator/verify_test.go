@@ -85,7 +85,7 @@ func (s *site) start(t *testing.T) *verifier {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(v.directory.Close)
+	t.Cleanup(v.attempts.Close)
 	return v
 }
 
@@ -173,7 +173,7 @@ func verify(t *testing.T, v *verifier, e *events.Event) string {
 	t.Helper()
 	decision, result, err := v.decide(t.Context(), e, e.Data.(*events.Answered))
 	if err == nil && result != nil {
-		err = v.directory.Finish(t.Context(), *result, nobody)
+		err = v.attempts.Finish(t.Context(), *result, nobody)
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -400,7 +400,7 @@ func TestRedelivery(t *testing.T) {
 
 	decided := s.login(t, "bob").challenged(t, 1).answered(t, 1, 1, "no")
 	result := directory.Result{Attempt: begin(t, v, decided), Verdict: "right", Right: true}
-	if err := v.directory.Finish(t.Context(), result, nobody); err != nil {
+	if err := v.attempts.Finish(t.Context(), result, nobody); err != nil {
 		t.Fatal(err)
 	}
 	expect(t, "what was decided stands", verify(t, v, decided), "verified sms:bob")
@@ -419,7 +419,7 @@ func begin(t *testing.T, v *verifier, e *events.Event) directory.Attempt {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := v.directory.Begin(t.Context(), attempt); err != nil {
+	if _, err := v.attempts.Begin(t.Context(), attempt); err != nil {
 		t.Fatal(err)
 	}
 	return attempt

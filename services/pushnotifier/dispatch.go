@@ -130,7 +130,7 @@ func (n *notifier) report(t Target, err error) {
 	case errors.Is(err, errGone):
 		ctx, cancel := context.WithTimeout(context.Background(), n.settings.Timeout)
 		defer cancel()
-		if err := n.directory.DropTarget(ctx, t.Device, t.Address); err != nil {
+		if err := n.devices.DropTarget(ctx, t.Device, t.Address); err != nil {
 			n.log.Warn().Err(err).Msg("can not drop the target of a device")
 		}
 	case errors.Is(err, context.Canceled): // this process stops

@@ -36,7 +36,7 @@ func view(d directory.Device, c caller) deviceView {
 
 // activate invites the signed-in user to enroll a device.
 func (n *notifier) activate(w http.ResponseWriter, r *http.Request, c caller) error {
-	code, expires, err := n.directory.Activate(r.Context(), c.user, n.settings.Activation, n.settings.Devices)
+	code, expires, err := n.devices.Activate(r.Context(), c.user, n.settings.Activation, n.settings.Devices)
 	switch {
 	case errors.Is(err, directory.ErrTooManyDevices):
 		return errTooManyDevices
@@ -93,7 +93,7 @@ func (n *notifier) enroll(w http.ResponseWriter, r *http.Request, c caller) erro
 	if err != nil || p.check(r.Method, r.URL.Path, body, n.now()) != nil {
 		return errStranger
 	}
-	device, err := n.directory.Enroll(r.Context(), asked.Activation, directory.Device{Name: name, PublicKey: point, Gateway: c.gateway}, n.settings.Devices)
+	device, err := n.devices.Enroll(r.Context(), asked.Activation, directory.Device{Name: name, PublicKey: point, Gateway: c.gateway}, n.settings.Devices)
 	switch {
 	case errors.Is(err, directory.ErrNoActivation):
 		return httpapi.Invalid("activation", "unknown, used, or out of time")
@@ -107,7 +107,7 @@ func (n *notifier) enroll(w http.ResponseWriter, r *http.Request, c caller) erro
 		n.log.Error().Err(err).Msg("an enrollment is not told yet")
 	}
 	shown := view(device, caller{})
-	if shown.User, err = n.directory.NameOf(r.Context(), device.User); err != nil {
+	if shown.User, err = n.accounts.NameOf(r.Context(), device.User); err != nil {
 		return err
 	}
 	httpapi.Write(w, http.StatusCreated, struct {
@@ -120,7 +120,7 @@ func (n *notifier) enroll(w http.ResponseWriter, r *http.Request, c caller) erro
 
 // listDevices lists the user's devices.
 func (n *notifier) listDevices(w http.ResponseWriter, r *http.Request, c caller) error {
-	devices, err := n.directory.Devices(r.Context(), c.user)
+	devices, err := n.devices.List(r.Context(), c.user)
 	if err != nil {
 		return err
 	}
@@ -148,7 +148,7 @@ func (n *notifier) renameDevice(w http.ResponseWriter, r *http.Request, c caller
 	if err != nil {
 		return err
 	}
-	device, err := n.directory.RenameDevice(r.Context(), c.user, r.PathValue("id"), name, c.device.ID)
+	device, err := n.devices.Rename(r.Context(), c.user, r.PathValue("id"), name, c.device.ID)
 	if errors.Is(err, directory.ErrNoDevice) {
 		return &httpapi.Problem{Status: http.StatusNotFound}
 	}
@@ -164,9 +164,9 @@ func (n *notifier) renameDevice(w http.ResponseWriter, r *http.Request, c caller
 
 // removeDevice removes one of the user's devices. From then on its key is worth nothing, not even for what it was asked before.
 func (n *notifier) removeDevice(w http.ResponseWriter, r *http.Request, c caller) error {
-	device, err := n.directory.Device(r.Context(), r.PathValue("id"))
+	device, err := n.devices.Get(r.Context(), r.PathValue("id"))
 	if err == nil {
-		err = n.directory.RemoveDevice(r.Context(), c.user, device.ID, c.device.ID) // not another user's
+		err = n.devices.Remove(r.Context(), c.user, device.ID, c.device.ID) // not another user's
 	}
 	if errors.Is(err, directory.ErrNoDevice) {
 		return &httpapi.Problem{Status: http.StatusNotFound}
@@ -197,7 +197,7 @@ func (n *notifier) subscribe(w http.ResponseWriter, r *http.Request, c caller) e
 	case n.vendors.courier.check(Target{Device: c.device.ID, Transport: asked.Transport, Address: asked.Target}) != nil:
 		return httpapi.Invalid("target", "not what this transport sends to, or not where it may send")
 	}
-	if err := n.directory.SetTarget(r.Context(), c.device.ID, asked.Transport, asked.Target); err != nil {
+	if err := n.devices.SetTarget(r.Context(), c.device.ID, asked.Transport, asked.Target); err != nil {
 		return err
 	}
 	w.WriteHeader(http.StatusNoContent)

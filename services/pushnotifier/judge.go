@@ -126,7 +126,7 @@ func (n *notifier) weigh(ctx context.Context, history bus.History, e *events.Eve
 	if err != nil || v.reason != "" {
 		return err
 	}
-	may, err := n.directory.MayLogIn(ctx, wanted.User)
+	may, err := n.accounts.MayLogIn(ctx, wanted.User)
 	if err == nil && !may {
 		v.reason = events.RejectedLocked
 	}
@@ -182,7 +182,7 @@ func (n *notifier) weighHosted(ctx context.Context, history bus.History, e *even
 		v.reason, v.authenticator = "", verified.Authenticator
 		return nil
 	}
-	devices, err := n.directory.Devices(ctx, wanted.User)
+	devices, err := n.devices.List(ctx, wanted.User)
 	if err != nil {
 		return err
 	}

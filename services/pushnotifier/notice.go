@@ -30,7 +30,7 @@ const noticeParameter = "notice"
 // tell writes a notice for the devices of its user, except for some, such as the one that did what the notice tells. It returns the
 // devices that it is for, and what came of it.
 func (n *notifier) tell(ctx context.Context, told notice, except func(directory.Device) bool) (devices []directory.Device, done telling, err error) {
-	if devices, err = n.directory.Devices(ctx, told.User); err != nil {
+	if devices, err = n.devices.List(ctx, told.User); err != nil {
 		return nil, telling{}, err
 	}
 	devices = slices.DeleteFunc(devices, func(d directory.Device) bool { return except(d) || d.Kind != directory.Sekisho })
@@ -117,7 +117,7 @@ func (n *notifier) retell(ctx context.Context, kind, user string, message bus.St
 	}
 	told := notice{User: user, Kind: kind, Cause: made.Device}
 	if kind == deviceEnrolled {
-		device, err := n.directory.Device(ctx, made.Device)
+		device, err := n.devices.Get(ctx, made.Device)
 		if err != nil && !errors.Is(err, directory.ErrNoDevice) {
 			return err
 		}

@@ -33,14 +33,16 @@ const Name = "pushnotifier"
 var Service = runtime.Service{Name: Name, Build: Build}
 
 type notifier struct {
-	bus       *bus.Bus
-	store     *store
-	directory *directory.Directory
-	sessions  *sessions.Store
-	policy    *policy.Store
-	vendors   *vendors
-	opener    *events.Opener
-	sealer    *events.Sealer // to this worker itself: answers of devices lie in the stream
+	bus      *bus.Bus
+	store    *store
+	accounts *directory.Accounts
+	devices  *directory.Devices
+	outbox   *directory.Outbox
+	sessions *sessions.Store
+	policy   *policy.Store
+	vendors  *vendors
+	opener   *events.Opener
+	sealer   *events.Sealer // to this worker itself: answers of devices lie in the stream
 
 	hand hand
 	keys keys
@@ -94,14 +96,17 @@ func newNotifier(env *runtime.Env) (*notifier, error) {
 	if err != nil {
 		return nil, err
 	}
+	outbox := directory.NewOutbox(env.DB, env.Now)
 	return &notifier{
-		bus:       env.Bus,
-		store:     newStore(env.DB, cfg.Limits.PushPerUser, cfg.Limits.PushPerSource, env.Now),
-		directory: directory.New(env.DB, directory.Rule(cfg.Lock), env.Now),
-		sessions:  sessions.New(env.DB, env.Now),
-		policy:    policies,
-		vendors:   vendors,
-		opener:    opener, sealer: sealer, read: read,
+		bus:      env.Bus,
+		store:    newStore(env.DB, cfg.Limits.PushPerUser, cfg.Limits.PushPerSource, env.Now),
+		accounts: directory.NewAccounts(env.DB),
+		devices:  directory.NewDevices(outbox),
+		outbox:   outbox,
+		sessions: sessions.New(env.DB, env.Now),
+		policy:   policies,
+		vendors:  vendors,
+		opener:   opener, sealer: sealer, read: read,
 		settings: cfg.Push, resendAfter: cfg.Code.ResendAfter, attempts: cfg.Attempts, log: env.Log, now: env.Now,
 	}, nil
 }
@@ -109,13 +114,14 @@ func newNotifier(env *runtime.Env) (*notifier, error) {
 func (n *notifier) close() {
 	n.vendors.close()
 	n.store.close()
-	n.directory.Close()
+	n.accounts.Close()
+	n.devices.Close()
 	n.sessions.Close()
 }
 
 // relay publishes what changes of devices, and other processes' changes of accounts, have left in the outbox.
 func (n *notifier) relay(ctx context.Context) error {
-	return n.directory.Relay(ctx, n.log, n.bus.Account)
+	return n.outbox.Relay(ctx, n.log, n.bus.Account)
 }
 
 // purgeEvery is how often what is of no use any more is deleted.

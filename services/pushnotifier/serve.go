@@ -115,7 +115,7 @@ func (n *notifier) byDevice(h handler) http.HandlerFunc {
 		}
 		c.user = c.device.User
 		if n.now().Sub(c.device.Seen) > time.Minute {
-			c.later("a device has been seen", func(ctx context.Context) error { return n.directory.Saw(ctx, c.device.ID) })
+			c.later("a device has been seen", func(ctx context.Context) error { return n.devices.Saw(ctx, c.device.ID) })
 		}
 		return h(w, r, c)
 	})
@@ -168,7 +168,7 @@ func (n *notifier) authenticate(ctx context.Context, token, method, path string,
 // keyOf looks up the device that a token names, and gives its key.
 func (n *notifier) keyOf(ctx context.Context, device *directory.Device) func(header) (*ecdsa.PublicKey, error) {
 	return func(h header) (*ecdsa.PublicKey, error) {
-		found, err := n.directory.Device(ctx, h.device)
+		found, err := n.devices.Get(ctx, h.device)
 		switch {
 		case errors.Is(err, directory.ErrNoDevice):
 			return nil, errToken

@@ -24,7 +24,6 @@ import (
 
 	"github.com/sekisho/sekisho/services/internal/bus"
 	"github.com/sekisho/sekisho/services/internal/config"
-	"github.com/sekisho/sekisho/services/internal/directory"
 	"github.com/sekisho/sekisho/services/internal/runtime"
 	"github.com/sekisho/sekisho/services/internal/sessions"
 )
@@ -43,13 +42,12 @@ const (
 )
 
 type recorder struct {
-	bus       *bus.Bus
-	db        *pgxpool.Pool
-	directory *directory.Directory
-	sessions  *sessions.Store
-	settings  config.Audit
-	log       zerolog.Logger
-	now       func() time.Time
+	bus      *bus.Bus
+	db       *pgxpool.Pool
+	sessions *sessions.Store
+	settings config.Audit
+	log      zerolog.Logger
+	now      func() time.Time
 
 	behind atomic.Bool // there are archived events that are not recorded yet
 
@@ -63,14 +61,14 @@ type recorder struct {
 // Build makes the worker.
 func Build(_ context.Context, env *runtime.Env) (*runtime.Worker, error) {
 	r := build(env)
-	return &runtime.Worker{Run: []func(context.Context) error{r.run}, Close: r.close}, nil
+	return &runtime.Worker{Run: []func(context.Context) error{r.run}, Close: r.sessions.Close}, nil
 }
 
 func build(env *runtime.Env) *recorder {
 	metrics := promauto.With(env.Metrics)
 	return &recorder{
 		bus: env.Bus, db: env.DB, settings: env.Config.Audit, log: env.Log, now: env.Now,
-		directory: directory.New(env.DB, directory.Rule{}, env.Now), sessions: sessions.New(env.DB, env.Now), // to purge only
+		sessions: sessions.New(env.DB, env.Now), // to purge only
 		active: metrics.NewGauge(prometheus.GaugeOpts{
 			Name: "sekisho_recorder_active", Help: "1 while this process holds the lock and records."}),
 		rows: metrics.NewCounterVec(prometheus.CounterOpts{
@@ -83,11 +81,6 @@ func build(env *runtime.Env) *recorder {
 		lapsed: metrics.NewCounter(prometheus.CounterOpts{
 			Name: "sekisho_recorder_lapsed_total", Help: "Times that the sweep said of an open login that it has lapsed."}),
 	}
-}
-
-func (r *recorder) close() {
-	r.directory.Close()
-	r.sessions.Close()
 }
 
 // run waits for the lock and records until ctx ends or the lock is lost.

@@ -49,7 +49,7 @@ func (p *place) recorder(t *testing.T, adjust ...func(*runtime.Env)) *recorder {
 		f(env)
 	}
 	r := build(env)
-	t.Cleanup(r.close)
+	t.Cleanup(r.sessions.Close)
 	return r
 }
 

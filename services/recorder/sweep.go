@@ -3,6 +3,8 @@ package recorder
 import (
 	"context"
 	"errors"
+
+	"github.com/sekisho/sekisho/services/internal/directory"
 )
 
 const (
@@ -32,5 +34,5 @@ func (r *recorder) sweep(ctx context.Context) error {
 // purge deletes what is no longer to be kept: audit lines, and what other workers leave behind of attempts and sessions.
 func (r *recorder) purge(ctx context.Context) error {
 	now := r.now()
-	return errors.Join(forget(ctx, r.db, now.Add(-r.settings.Keep)), r.directory.Purge(ctx, now), r.sessions.Purge(ctx, now))
+	return errors.Join(forget(ctx, r.db, now.Add(-r.settings.Keep)), directory.Purge(ctx, r.db, now), r.sessions.Purge(ctx, now))
 }

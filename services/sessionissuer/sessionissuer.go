@@ -32,7 +32,7 @@ var Service = runtime.Service{Name: Name, Build: Build}
 type worker struct {
 	bus         *bus.Bus
 	policies    *policy.Store
-	accounts    *directory.Directory
+	accounts    *directory.Accounts
 	sessions    *sessions.Store
 	session     config.Session
 	deniedFloor time.Duration
@@ -50,7 +50,7 @@ func Build(_ context.Context, env *runtime.Env) (*runtime.Worker, error) {
 	metrics := promauto.With(env.Metrics)
 	w := &worker{
 		bus: env.Bus, policies: policies,
-		accounts: directory.New(env.DB, directory.Rule{}, env.Now), // reads only who may log in, so there is nothing to lock
+		accounts: directory.NewAccounts(env.DB),
 		sessions: sessions.New(env.DB, env.Now),
 		session:  env.Config.Session, deniedFloor: env.Config.Login.DeniedFloor, now: env.Now,
 		closed: metrics.NewCounterVec(prometheus.CounterOpts{

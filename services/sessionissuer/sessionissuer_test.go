@@ -29,8 +29,8 @@ func TestMain(m *testing.M) { testenv.Main(m) }
 type place struct {
 	broker   *testenv.Broker
 	db       *testenv.Database
-	accounts *directory.Directory // the superuser's
-	sessions *sessions.Store      // the superuser's
+	users    *directory.Users // the superuser's
+	sessions *sessions.Store  // the superuser's
 	user     string
 }
 
@@ -38,9 +38,9 @@ func newPlace(t *testing.T) *place {
 	t.Helper()
 	db := testenv.Migrated(t)
 	admin := db.Pool(t, "")
-	p := &place{broker: testenv.NATS(t), db: db, accounts: directory.New(admin, directory.Rule{}, time.Now), sessions: sessions.New(admin, time.Now)}
-	t.Cleanup(func() { p.accounts.Close(); p.sessions.Close() })
-	user, err := p.accounts.Create(t.Context(), directory.User{Name: "alice", Locale: "ja", Primary: directory.Password}, "")
+	p := &place{broker: testenv.NATS(t), db: db, users: directory.NewUsers(directory.NewOutbox(admin, time.Now)), sessions: sessions.New(admin, time.Now)}
+	t.Cleanup(p.sessions.Close)
+	user, err := p.users.Create(t.Context(), directory.User{Name: "alice", Locale: "ja", Primary: directory.Password}, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -204,7 +204,7 @@ func TestLockedOnTheWay(t *testing.T) {
 	p := place.login(t)
 	p.begin(events.Review, time.Minute, events.SMS)
 	place.broker.Await(t, p.login, events.StepWanted, 1)
-	if _, err := place.accounts.Change(t.Context(), place.user, directory.Change{Locked: new(true)}); err != nil {
+	if _, err := place.users.Change(t.Context(), place.user, directory.Change{Locked: new(true)}); err != nil {
 		t.Fatal(err)
 	}
 	p.say("otpvalidator", 1, &events.Verified{Factor: events.SMS, Authenticator: "a"})
@@ -220,7 +220,7 @@ func TestLockedOnTheWay(t *testing.T) {
 func TestLockedBeforeTheChallenge(t *testing.T) {
 	place := newPlace(t)
 	place.issuer(t, func(env *runtime.Env) { env.Now = func() time.Time { return time.Now().Add(lately) } })
-	if _, err := place.accounts.Change(t.Context(), place.user, directory.Change{Locked: new(true)}); err != nil {
+	if _, err := place.users.Change(t.Context(), place.user, directory.Change{Locked: new(true)}); err != nil {
 		t.Fatal(err)
 	}
 	p := place.login(t)

@@ -6,7 +6,42 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/sekisho/sekisho/services/internal/coalesce"
 )
+
+// A Rule says when failures in a row lock an authenticator.
+type Rule struct {
+	After        int           // failures that lock it
+	First        time.Duration // the first lock, doubled by each further failure
+	Max          time.Duration // the longest lock, if First is not longer
+	DisableAfter int           // failures after which it stays locked until an admin unlocks
+}
+
+// Attempts counts attempts and keeps their verdicts.
+type Attempts struct {
+	db       *pgxpool.Pool
+	rule     Rule
+	now      func() time.Time
+	begins   *coalesce.Group[string, Attempt, Standing]
+	finishes *coalesce.Group[string, Result, struct{}]
+}
+
+// NewAttempts makes an Attempts.
+func NewAttempts(db *pgxpool.Pool, rule Rule, now func() time.Time) *Attempts {
+	a := &Attempts{db: db, rule: rule, now: now}
+	// One attempt per authenticator and batch, so that one that locks stands before the next.
+	a.begins = coalesce.New(a.begin, func(attempt Attempt) string { return attempt.Authenticator }, maxBatch)
+	a.finishes = coalesce.New(a.finish, func(r Result) string { return r.Authenticator }, maxBatch).Linger(finishLinger)
+	return a
+}
+
+// Close waits for what is under way.
+func (a *Attempts) Close() {
+	a.begins.Close()
+	a.finishes.Close()
+}
 
 // PasswordOf and SMSOf name a user's authenticators, for [Attempt] and for the events.
 func PasswordOf(user string) string { return "password:" + user }
@@ -39,21 +74,21 @@ type Standing struct {
 // are is a gateway's word.
 //
 // The function directory.attempt of the database does this.
-func (d *Directory) Begin(ctx context.Context, a Attempt) (Standing, error) {
-	return d.begins.Do(ctx, a)
+func (a *Attempts) Begin(ctx context.Context, attempt Attempt) (Standing, error) {
+	return a.begins.Do(ctx, attempt)
 }
 
-func (d *Directory) begin(ctx context.Context, attempts []Attempt) ([]Standing, error) {
+func (a *Attempts) begin(ctx context.Context, attempts []Attempt) ([]Standing, error) {
 	const statement = `
 		SELECT s.allowed, s.verdict, s.contended
 		FROM (SELECT * FROM unnest($6::text[], $7::bytea[], $8::text[], $9::text[])
 			WITH ORDINALITY AS a (event, digest, authenticator, device, n) ORDER BY authenticator) a, ` + attempt + `
 		ORDER BY a.n`
 	events, digests, authenticators, devices := columns(attempts)
-	args := append(d.rule.args(d.now()), events, digests, authenticators, devices)
+	args := append(a.rule.args(a.now()), events, digests, authenticators, devices)
 	var standings []Standing
 	err := again(func() error {
-		rows, err := d.db.Query(ctx, statement, args...)
+		rows, err := a.db.Query(ctx, statement, args...)
 		if err == nil {
 			standings, err = pgx.CollectRows(rows, pgx.RowToStructByPos[Standing])
 		}
@@ -69,9 +104,12 @@ func (d *Directory) begin(ctx context.Context, attempts []Attempt) ([]Standing, 
 // may become of it. The parameters $1 to $5 are those of [Rule.args].
 //
 // The commit does not wait for the disk. Everybody sees the count at once, and the one crash that can undo it is the database's
-// own, within three times its wal_writer_delay. A right attempt's count is taken back anyhow; for any other one [Directory.Finish] waits.
+// own, within three times its wal_writer_delay. A right attempt's count is taken back anyhow; for any other one [Attempts.Finish] waits.
 const attempt = `directory.attempt(a.event, a.digest, a.authenticator, a.device, $1, $2, $3, $4, $5) s,
 	set_config('synchronous_commit', 'off', true)`
+
+// finishLinger is how long results wait for more of them, to share a statement. No login waits for that: see [Attempts.Finish].
+const finishLinger = 10 * time.Millisecond
 
 // A Result is what an Attempt came to.
 type Result struct {
@@ -83,19 +121,19 @@ type Result struct {
 // Finish stores a result, and calls tell, which publishes it. A right one is told before it is stored, since that takes its time: if
 // the process dies in between, the event that asks for the attempt comes again and is allowed, and counted once as before. Of any other
 // result nobody learns before it is stored: its count is on the disk then, and no crash gives the guess back.
-func (d *Directory) Finish(ctx context.Context, r Result, tell func() error) error {
+func (a *Attempts) Finish(ctx context.Context, r Result, tell func() error) error {
 	if r.Right {
 		if err := tell(); err != nil {
 			return err
 		}
 	}
-	if _, err := d.finishes.Do(ctx, r); err != nil || r.Right {
+	if _, err := a.finishes.Do(ctx, r); err != nil || r.Right {
 		return err
 	}
 	return tell()
 }
 
-func (d *Directory) finish(ctx context.Context, results []Result) ([]struct{}, error) {
+func (a *Attempts) finish(ctx context.Context, results []Result) ([]struct{}, error) {
 	const statement = `
 		WITH noted AS (
 			UPDATE directory.verdicts v SET verdict = f.verdict
@@ -116,7 +154,7 @@ func (d *Directory) finish(ctx context.Context, results []Result) ([]struct{}, e
 	}
 	events, digests, authenticators, devices := columns(attempts)
 	err := again(func() error {
-		_, err := d.db.Exec(ctx, statement, events, digests, authenticators, devices, verdicts, rights, d.now(), right)
+		_, err := a.db.Exec(ctx, statement, events, digests, authenticators, devices, verdicts, rights, a.now(), right)
 		return err
 	})
 	if err != nil {
@@ -153,17 +191,17 @@ func again(run func() error) error {
 const keep = 24 * time.Hour
 
 // Purge deletes old verdicts, counters that hold nothing or are of names that nobody has, and activations out of time.
-func (d *Directory) Purge(ctx context.Context, now time.Time) error {
-	if _, err := d.db.Exec(ctx, `DELETE FROM directory.verdicts WHERE created_at < $1`, now.Add(-keep)); err != nil {
+func Purge(ctx context.Context, db *pgxpool.Pool, now time.Time) error {
+	if _, err := db.Exec(ctx, `DELETE FROM directory.verdicts WHERE created_at < $1`, now.Add(-keep)); err != nil {
 		return fmt.Errorf("directory: purge verdicts: %w", err)
 	}
 	const counters = `
 		DELETE FROM directory.counters
 		WHERE changed_at < $1 AND (failures = 0 OR authenticator LIKE 'password:?%')`
-	if _, err := d.db.Exec(ctx, counters, now.Add(-keep)); err != nil {
+	if _, err := db.Exec(ctx, counters, now.Add(-keep)); err != nil {
 		return fmt.Errorf("directory: purge counters: %w", err)
 	}
-	if _, err := d.db.Exec(ctx, `DELETE FROM directory.activations WHERE expires_at < $1`, now); err != nil {
+	if _, err := db.Exec(ctx, `DELETE FROM directory.activations WHERE expires_at < $1`, now); err != nil {
 		return fmt.Errorf("directory: purge activations: %w", err)
 	}
 	return nil

@@ -4,9 +4,36 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/sekisho/sekisho/services/internal/coalesce"
 )
+
+// Claims looks up who somebody says to be. The attempts to prove it with a password begin in the same statement, and are finished as
+// all [Attempts] are.
+type Claims struct {
+	*Attempts
+	lookups *coalesce.Group[*Who, *Who, *Account]
+	claims  *coalesce.Group[string, *Claim, claimed]
+}
+
+// NewClaims makes a Claims.
+func NewClaims(db *pgxpool.Pool, rule Rule, now func() time.Time) *Claims {
+	c := &Claims{Attempts: NewAttempts(db, rule, now)}
+	c.lookups = coalesce.New(c.lookUp, func(w *Who) *Who { return w }, maxBatch)
+	c.claims = coalesce.New(c.claim, func(q *Claim) string { return q.Stranger }, maxBatch) // one per name and batch, as in NewAttempts
+	return c
+}
+
+// Close waits for what is under way.
+func (c *Claims) Close() {
+	c.Attempts.Close()
+	c.lookups.Close()
+	c.claims.Close()
+}
 
 // A Claim is an attempt with a password by somebody who says to be a user.
 type Claim struct {
@@ -22,14 +49,14 @@ type claimed struct {
 	standing Standing
 }
 
-// Claim is [Directory.Account] and [Directory.Begin] in one: it looks a user up and counts the attempt, which is to be finished
+// Begin is [Claims.Account] and [Attempts.Begin] in one: it looks a user up and counts the attempt, which is to be finished
 // with the Attempt that it returns. Where there is no such user the account is nil, and all the rest is the same.
-func (d *Directory) Claim(ctx context.Context, c Claim) (*Account, Attempt, Standing, error) {
-	found, err := d.claims.Do(ctx, &c)
+func (c *Claims) Begin(ctx context.Context, claim Claim) (*Account, Attempt, Standing, error) {
+	found, err := c.claims.Do(ctx, &claim)
 	return found.account, found.attempt, found.standing, err
 }
 
-func (d *Directory) claim(ctx context.Context, claims []*Claim) ([]claimed, error) {
+func (c *Claims) claim(ctx context.Context, claims []*Claim) ([]claimed, error) {
 	// Ids hold no spaces: what a gateway says that does is nobody's.
 	const statement = `
 		SELECT a.n, a.id, a.locale, a.primary_method, a.generation, a.enabled, a.locked, a.hash, a.phone, a.given_up, a.shut, a.push,
@@ -42,14 +69,14 @@ func (d *Directory) claim(ctx context.Context, claims []*Claim) ([]claimed, erro
 			ORDER BY authenticator) a, ` + attempt
 	var names, devices, users, strangers, events []string
 	var digests [][]byte
-	for _, c := range claims {
-		names, devices, users = append(names, c.Name), append(devices, c.Device), append(users, strings.Join(c.DeviceUsers, " "))
-		strangers, events, digests = append(strangers, c.Stranger), append(events, c.Event), append(digests, c.Digest)
+	for _, q := range claims {
+		names, devices, users = append(names, q.Name), append(devices, q.Device), append(users, strings.Join(q.DeviceUsers, " "))
+		strangers, events, digests = append(strangers, q.Stranger), append(events, q.Event), append(digests, q.Digest)
 	}
-	args := append(d.rule.args(d.now()), names, devices, users, strangers, events, digests)
+	args := append(c.rule.args(c.now()), names, devices, users, strangers, events, digests)
 	out := make([]claimed, len(claims))
 	err := again(func() error {
-		rows, err := d.db.Query(ctx, statement, args...)
+		rows, err := c.db.Query(ctx, statement, args...)
 		if err != nil {
 			return err
 		}
@@ -61,11 +88,11 @@ func (d *Directory) claim(ctx context.Context, claims []*Claim) ([]claimed, erro
 		)
 		scan := append(append([]any{&n}, row.fields()...), &a.Authenticator, &a.Device, &s.Allowed, &s.Verdict, &s.Contended)
 		_, err = pgx.ForEachRow(rows, scan, func() error {
-			c := claims[n-1]
-			a.Event, a.Digest = c.Event, c.Digest
+			q := claims[n-1]
+			a.Event, a.Digest = q.Event, q.Digest
 			out[n-1] = claimed{attempt: a, standing: s}
 			if row.account.ID != "" {
-				out[n-1].account = row.of(&c.Who)
+				out[n-1].account = row.of(&q.Who)
 			}
 			return nil
 		})

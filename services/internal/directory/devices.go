@@ -10,6 +10,9 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/sekisho/sekisho/services/internal/coalesce"
 )
 
 // DeviceOf names a phone as the events name authenticators.
@@ -56,9 +59,36 @@ var (
 	ErrTooManyDevices = errors.New("directory: the user has as many devices as a user may have")
 )
 
+// Devices keeps users' devices, and the invitations to enroll them.
+type Devices struct {
+	db     *pgxpool.Pool
+	now    func() time.Time
+	outbox *Outbox
+	byID   *coalesce.Group[string, string, []Device]
+	byUser *coalesce.Group[string, string, []Device]
+	sights *coalesce.Group[string, string, struct{}]
+}
+
+// NewDevices makes a Devices, whose changes go through the outbox.
+func NewDevices(outbox *Outbox) *Devices {
+	d := &Devices{db: outbox.db, now: outbox.now, outbox: outbox}
+	itself := func(id string) string { return id }
+	d.byID = coalesce.New(d.lookUp(QueueDevices), itself, maxBatch)
+	d.byUser = coalesce.New(d.lookUp(QueueDevicesOf), itself, maxBatch)
+	d.sights = coalesce.New(d.saw, itself, maxBatch)
+	return d
+}
+
+// Close waits for what is under way.
+func (d *Devices) Close() {
+	d.byID.Close()
+	d.byUser.Close()
+	d.sights.Close()
+}
+
 // Activate invites a user to enroll one device within lifetime. A user has one invitation at a time: a new one ends the one before.
 // A user who has `most` devices gets [ErrTooManyDevices], since a login wakes all of them. [ErrNotFound] if there is no such user.
-func (d *Directory) Activate(ctx context.Context, user string, lifetime time.Duration, most int) (code string, expires time.Time, err error) {
+func (d *Devices) Activate(ctx context.Context, user string, lifetime time.Duration, most int) (code string, expires time.Time, err error) {
 	code = rand.Text() // 130 bits
 	now := d.now()
 	expires = now.Add(lifetime)
@@ -87,9 +117,9 @@ func activationHash(code string) []byte {
 
 // Enroll adds a device of the user whom the code invited, unless they have `most` by now, which is [ErrTooManyDevices]. Of the
 // Device it takes name, public key and gateway. Of several who use one code at once, one enrolls; the others get [ErrNoActivation].
-func (d *Directory) Enroll(ctx context.Context, code string, device Device, most int) (enrolled Device, err error) {
+func (d *Devices) Enroll(ctx context.Context, code string, device Device, most int) (enrolled Device, err error) {
 	now := d.now()
-	err = d.commit(ctx, func(tx pgx.Tx) error {
+	err = d.outbox.commit(ctx, func(tx pgx.Tx) error {
 		// The user's row is held, so that their devices are counted by one at a time.
 		var user string
 		err := tx.QueryRow(ctx, `
@@ -114,7 +144,7 @@ func (d *Directory) Enroll(ctx context.Context, code string, device Device, most
 		if err != nil {
 			return instead(err, ErrTooManyDevices)
 		}
-		return d.announce(ctx, tx, "device-enrolled", user, DeviceChange{Device: enrolled.ID, By: enrolled.ID})
+		return d.outbox.announce(ctx, tx, "device-enrolled", user, DeviceChange{Device: enrolled.ID, By: enrolled.ID})
 	})
 	if err != nil {
 		return Device{}, fmt.Errorf("directory: enroll: %w", err)
@@ -125,8 +155,8 @@ func (d *Directory) Enroll(ctx context.Context, code string, device Device, most
 // Link records that a user approves at a provider that hosts the approval. Of the Device it takes user, name, account and gateway.
 // If the user is linked to that account already, nothing changes, and id and name are those of the device that is there.
 // [ErrTooManyDevices] if the user has `most` devices, [ErrNotFound] if there is no such user.
-func (d *Directory) Link(ctx context.Context, device Device, most int) (id, name string, err error) {
-	err = d.commit(ctx, func(tx pgx.Tx) error {
+func (d *Devices) Link(ctx context.Context, device Device, most int) (id, name string, err error) {
+	err = d.outbox.commit(ctx, func(tx pgx.Tx) error {
 		var user string // held as in Enroll
 		err := tx.QueryRow(ctx, `SELECT user_id FROM directory.accounts WHERE user_id = $1 FOR NO KEY UPDATE`, device.User).Scan(&user)
 		if err != nil {
@@ -145,7 +175,7 @@ func (d *Directory) Link(ctx context.Context, device Device, most int) (id, name
 		if err != nil {
 			return instead(err, ErrTooManyDevices)
 		}
-		return d.announce(ctx, tx, "device-enrolled", user, DeviceChange{Device: id})
+		return d.outbox.announce(ctx, tx, "device-enrolled", user, DeviceChange{Device: id})
 	})
 	if err != nil {
 		return "", "", fmt.Errorf("directory: link: %w", err)
@@ -174,9 +204,9 @@ func (v *Device) columns() []any {
 	return []any{&v.ID, &v.User, &v.Kind, &v.Name, &v.PublicKey, &v.Account, &v.Gateway, &v.Transport, &v.Target, &v.Enrolled, &v.Seen}
 }
 
-// Device is a device by its id, or [ErrNoDevice].
-func (d *Directory) Device(ctx context.Context, id string) (Device, error) {
-	found, err := d.devices.Do(ctx, id)
+// Get is a device by its id, or [ErrNoDevice].
+func (d *Devices) Get(ctx context.Context, id string) (Device, error) {
+	found, err := d.byID.Do(ctx, id)
 	if err == nil && len(found) == 0 {
 		err = ErrNoDevice
 	}
@@ -186,9 +216,9 @@ func (d *Directory) Device(ctx context.Context, id string) (Device, error) {
 	return found[0], nil
 }
 
-// Devices lists a user's devices, the oldest first.
-func (d *Directory) Devices(ctx context.Context, user string) ([]Device, error) {
-	return d.owned.Do(ctx, user)
+// List lists a user's devices, the oldest first.
+func (d *Devices) List(ctx context.Context, user string) ([]Device, error) {
+	return d.byUser.Do(ctx, user)
 }
 
 // QueueDevices adds a look-up of devices by their ids to a batch, for a caller that asks the database for something else too. found
@@ -222,8 +252,8 @@ func queueDevices(batch *pgx.Batch, column string, values []string, found func(i
 	})
 }
 
-// lookUpDevices runs a look-up of devices in a batch of its own.
-func (d *Directory) lookUpDevices(queue func(*pgx.Batch, []string, func(int, Device))) func(context.Context, []string) ([][]Device, error) {
+// lookUp runs a look-up of devices in a batch of its own.
+func (d *Devices) lookUp(queue func(*pgx.Batch, []string, func(int, Device))) func(context.Context, []string) ([][]Device, error) {
 	return func(ctx context.Context, values []string) ([][]Device, error) {
 		out := make([][]Device, len(values))
 		batch := &pgx.Batch{}
@@ -235,16 +265,16 @@ func (d *Directory) lookUpDevices(queue func(*pgx.Batch, []string, func(int, Dev
 	}
 }
 
-// RenameDevice gives a device of a user another name, or returns [ErrNoDevice]. by is as in [DeviceChange].
-func (d *Directory) RenameDevice(ctx context.Context, user, id, name, by string) (renamed Device, err error) {
-	err = d.commit(ctx, func(tx pgx.Tx) error {
+// Rename gives a device of a user another name, or returns [ErrNoDevice]. by is as in [DeviceChange].
+func (d *Devices) Rename(ctx context.Context, user, id, name, by string) (renamed Device, err error) {
+	err = d.outbox.commit(ctx, func(tx pgx.Tx) error {
 		err := tx.QueryRow(ctx, `
 			UPDATE directory.devices d SET name = $3 WHERE d.user_id = $1 AND d.id = $2 RETURNING `+deviceColumns, user, id, name,
 		).Scan(renamed.columns()...)
 		if err != nil {
 			return instead(err, ErrNoDevice)
 		}
-		return d.announce(ctx, tx, "device-renamed", user, DeviceChange{Device: id, By: by})
+		return d.outbox.announce(ctx, tx, "device-renamed", user, DeviceChange{Device: id, By: by})
 	})
 	if err != nil {
 		return Device{}, fmt.Errorf("directory: rename device: %w", err)
@@ -252,9 +282,9 @@ func (d *Directory) RenameDevice(ctx context.Context, user, id, name, by string)
 	return renamed, nil
 }
 
-// RemoveDevice removes a device of a user, or returns [ErrNoDevice]. by is as in [DeviceChange].
-func (d *Directory) RemoveDevice(ctx context.Context, user, id, by string) error {
-	err := d.commit(ctx, func(tx pgx.Tx) error {
+// Remove removes a device of a user, or returns [ErrNoDevice]. by is as in [DeviceChange].
+func (d *Devices) Remove(ctx context.Context, user, id, by string) error {
+	err := d.outbox.commit(ctx, func(tx pgx.Tx) error {
 		// The user first, as when the user is deleted with all devices, so that the two do not wait for each other.
 		if _, err := tx.Exec(ctx, `UPDATE directory.users SET generation = generation + 1 WHERE id = $1`, user); err != nil {
 			return err
@@ -266,7 +296,7 @@ func (d *Directory) RemoveDevice(ctx context.Context, user, id, by string) error
 		if tag.RowsAffected() == 0 {
 			return ErrNoDevice
 		}
-		return d.announce(ctx, tx, "device-removed", user, DeviceChange{Device: id, By: by})
+		return d.outbox.announce(ctx, tx, "device-removed", user, DeviceChange{Device: id, By: by})
 	})
 	if err != nil {
 		return fmt.Errorf("directory: remove device: %w", err)
@@ -275,7 +305,7 @@ func (d *Directory) RemoveDevice(ctx context.Context, user, id, by string) error
 }
 
 // SetTarget says how a device is told from now on; target is nil with [Polling].
-func (d *Directory) SetTarget(ctx context.Context, id string, transport Transport, target json.RawMessage) error {
+func (d *Devices) SetTarget(ctx context.Context, id string, transport Transport, target json.RawMessage) error {
 	if _, err := d.db.Exec(ctx, `UPDATE directory.devices SET transport = $2, target = $3 WHERE id = $1`, id, transport, target); err != nil {
 		return fmt.Errorf("directory: set target: %w", err)
 	}
@@ -283,7 +313,7 @@ func (d *Directory) SetTarget(ctx context.Context, id string, transport Transpor
 }
 
 // DropTarget forgets a target that is gone, unless the device has given another meanwhile.
-func (d *Directory) DropTarget(ctx context.Context, id string, target json.RawMessage) error {
+func (d *Devices) DropTarget(ctx context.Context, id string, target json.RawMessage) error {
 	_, err := d.db.Exec(ctx, `UPDATE directory.devices SET transport = '', target = NULL WHERE id = $1 AND target = $2`, id, target)
 	if err != nil {
 		return fmt.Errorf("directory: drop target: %w", err)
@@ -292,12 +322,12 @@ func (d *Directory) DropTarget(ctx context.Context, id string, target json.RawMe
 }
 
 // Saw records that a device has shown itself, at most once a minute.
-func (d *Directory) Saw(ctx context.Context, id string) error {
+func (d *Devices) Saw(ctx context.Context, id string) error {
 	_, err := d.sights.Do(ctx, id)
 	return err
 }
 
-func (d *Directory) saw(ctx context.Context, ids []string) ([]struct{}, error) {
+func (d *Devices) saw(ctx context.Context, ids []string) ([]struct{}, error) {
 	now := d.now()
 	_, err := d.db.Exec(ctx, `
 		WITH due AS ( -- in one order, so that no two of these wait for each other
@@ -308,16 +338,4 @@ func (d *Directory) saw(ctx context.Context, ids []string) ([]struct{}, error) {
 		return nil, fmt.Errorf("directory: saw devices: %w", err)
 	}
 	return make([]struct{}, len(ids)), nil
-}
-
-// NameOf is the canonical name of a user, for the phone that shows whose it is, or [ErrNotFound].
-func (d *Directory) NameOf(ctx context.Context, user string) (name string, err error) {
-	err = d.db.QueryRow(ctx, `SELECT name FROM directory.users WHERE id = $1`, user).Scan(&name)
-	if errors.Is(err, pgx.ErrNoRows) {
-		return "", ErrNotFound
-	}
-	if err != nil {
-		return "", fmt.Errorf("directory: name of a user: %w", err)
-	}
-	return name, nil
 }

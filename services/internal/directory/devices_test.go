@@ -20,7 +20,7 @@ const (
 
 var point = append([]byte{4}, make([]byte, 64)...)
 
-func activate(t *testing.T, d *Directory, user string) string {
+func activate(t *testing.T, d *Devices, user string) string {
 	t.Helper()
 	code, expires, err := d.Activate(t.Context(), user, lifetime, most)
 	if err != nil || len(code) < 24 || !expires.Equal(d.now().Add(lifetime)) {
@@ -29,7 +29,7 @@ func activate(t *testing.T, d *Directory, user string) string {
 	return code
 }
 
-func enroll(t *testing.T, d *Directory, user, name string) Device {
+func enroll(t *testing.T, d *Devices, user, name string) Device {
 	t.Helper()
 	device, err := d.Enroll(t.Context(), activate(t, d, user), Device{Name: name, PublicKey: point, Gateway: "web"}, most)
 	if err != nil {
@@ -40,7 +40,7 @@ func enroll(t *testing.T, d *Directory, user, name string) Device {
 
 func TestDevices(t *testing.T) {
 	db, at := testenv.Migrated(t), newClock()
-	admin, d, looks := open(t, db, "console", at.now), open(t, db, "pushnotifier", at.now), open(t, db, "identityverifier", at.now)
+	admin, d, looks := openUsers(t, db, at.now), openDevices(t, db, "pushnotifier", at.now), openClaims(t, db, at.now)
 	ctx := t.Context()
 	alice, bob := create(t, admin, User{Name: "alice", Phone: "+819012345678"}, ""), create(t, admin, User{Name: "bob"}, "")
 
@@ -53,16 +53,16 @@ func TestDevices(t *testing.T) {
 	if !same(first, want) || len(first.ID) < 24 {
 		t.Fatalf("enrolled %+v, want %+v", first, want)
 	}
-	if got, err := d.Device(ctx, first.ID); err != nil || !same(got, want) {
-		t.Errorf("Device = %+v, %v", got, err)
+	if got, err := d.Get(ctx, first.ID); err != nil || !same(got, want) {
+		t.Errorf("Get = %+v, %v", got, err)
 	}
-	if _, err := d.Device(ctx, "nothing"); !errors.Is(err, ErrNoDevice) {
-		t.Errorf("Device of nothing: %v", err)
+	if _, err := d.Get(ctx, "nothing"); !errors.Is(err, ErrNoDevice) {
+		t.Errorf("Get of nothing: %v", err)
 	}
 	at.add(time.Second)
 	second := enroll(t, d, alice.ID, "tablet")
-	if list, err := d.Devices(ctx, alice.ID); err != nil || len(list) != 2 || list[0].ID != first.ID || list[1].ID != second.ID {
-		t.Errorf("Devices = %+v, %v", list, err)
+	if list, err := d.List(ctx, alice.ID); err != nil || len(list) != 2 || list[0].ID != first.ID || list[1].ID != second.ID {
+		t.Errorf("List = %+v, %v", list, err)
 	}
 	for user, factors := range map[string][]events.Factor{"alice": {events.SMS, events.Push}, "bob": nil} {
 		if a, err := looks.Account(ctx, Who{Name: user}); err != nil || !slices.Equal(a.Factors, factors) {
@@ -71,32 +71,32 @@ func TestDevices(t *testing.T) {
 	}
 
 	// Nobody touches another user's.
-	if _, err := d.RenameDevice(ctx, bob.ID, first.ID, "mine", ""); !errors.Is(err, ErrNoDevice) {
+	if _, err := d.Rename(ctx, bob.ID, first.ID, "mine", ""); !errors.Is(err, ErrNoDevice) {
 		t.Errorf("bob renames alice's: %v", err)
 	}
-	if err := d.RemoveDevice(ctx, bob.ID, first.ID, ""); !errors.Is(err, ErrNoDevice) {
+	if err := d.Remove(ctx, bob.ID, first.ID, ""); !errors.Is(err, ErrNoDevice) {
 		t.Errorf("bob removes alice's: %v", err)
 	}
-	if got, err := d.RenameDevice(ctx, alice.ID, first.ID, "old phone", ""); err != nil || got.Name != "old phone" {
+	if got, err := d.Rename(ctx, alice.ID, first.ID, "old phone", ""); err != nil || got.Name != "old phone" {
 		t.Errorf("renamed to %+v, %v", got, err)
 	}
-	if err := admin.RemoveDevice(ctx, alice.ID, first.ID, ""); err != nil {
+	if err := openDevices(t, db, "console", at.now).Remove(ctx, alice.ID, first.ID, ""); err != nil {
 		t.Fatal(err)
 	}
-	if err := d.RemoveDevice(ctx, alice.ID, first.ID, ""); !errors.Is(err, ErrNoDevice) {
+	if err := d.Remove(ctx, alice.ID, first.ID, ""); !errors.Is(err, ErrNoDevice) {
 		t.Errorf("removed twice: %v", err)
 	}
 	if err := admin.Delete(ctx, alice.ID); err != nil {
 		t.Fatal(err)
 	}
-	if list, err := d.Devices(ctx, alice.ID); err != nil || len(list) != 0 {
+	if list, err := d.List(ctx, alice.ID); err != nil || len(list) != 0 {
 		t.Errorf("devices of a deleted user = %+v, %v", list, err)
 	}
 }
 
 func TestActivation(t *testing.T) {
 	db, at := testenv.Migrated(t), newClock()
-	admin, d := open(t, db, "console", at.now), open(t, db, "pushnotifier", at.now)
+	admin, d := openUsers(t, db, at.now), openDevices(t, db, "pushnotifier", at.now)
 	ctx := t.Context()
 	u := create(t, admin, User{Name: "u"}, "").ID
 	use := func(code string) error {
@@ -115,7 +115,7 @@ func TestActivation(t *testing.T) {
 	if err := use(late); !errors.Is(err, ErrNoActivation) {
 		t.Errorf("out of time: %v", err)
 	}
-	earlier := activate(t, admin, u)
+	earlier := activate(t, openDevices(t, db, "console", at.now), u)
 	later := activate(t, d, u)
 	if err := use(earlier); !errors.Is(err, ErrNoActivation) {
 		t.Errorf("replaced by a later one: %v", err)
@@ -138,7 +138,7 @@ func TestActivation(t *testing.T) {
 		t.Errorf("used twice: %v", err)
 	}
 	activate(t, d, u)
-	recorder := open(t, db, "recorder", at.now)
+	recorder := db.Pool(t, "recorder")
 	left := func() (n int) {
 		t.Helper()
 		if err := db.Pool(t, "").QueryRow(ctx, `SELECT count(*) FROM directory.activations`).Scan(&n); err != nil {
@@ -146,10 +146,10 @@ func TestActivation(t *testing.T) {
 		}
 		return n
 	}
-	if err := recorder.Purge(ctx, at.now()); err != nil || left() != 1 {
+	if err := Purge(ctx, recorder, at.now()); err != nil || left() != 1 {
 		t.Errorf("purged while it can be used: %v", err)
 	}
-	if err := recorder.Purge(ctx, at.now().Add(lifetime+time.Second)); err != nil || left() != 0 {
+	if err := Purge(ctx, recorder, at.now().Add(lifetime+time.Second)); err != nil || left() != 0 {
 		t.Errorf("not purged when it is out of time: %v", err)
 	}
 	for range most - 1 {
@@ -162,11 +162,11 @@ func TestActivation(t *testing.T) {
 
 func TestActivationAtOnce(t *testing.T) {
 	db, at := testenv.Migrated(t), newClock()
-	admin := open(t, db, "console", at.now)
-	phones := []*Directory{open(t, db, "pushnotifier", at.now), open(t, db, "pushnotifier", at.now)}
+	admin, console := openUsers(t, db, at.now), openDevices(t, db, "console", at.now)
+	phones := []*Devices{openDevices(t, db, "pushnotifier", at.now), openDevices(t, db, "pushnotifier", at.now)}
 	for i := range 20 {
 		u := create(t, admin, User{Name: string(rune('a' + i))}, "").ID
-		code := activate(t, admin, u)
+		code := activate(t, console, u)
 		errs := make([]error, len(phones))
 		var wg sync.WaitGroup
 		for n, phone := range phones {
@@ -175,7 +175,7 @@ func TestActivationAtOnce(t *testing.T) {
 			})
 		}
 		wg.Wait()
-		list, err := phones[0].Devices(t.Context(), u)
+		list, err := phones[0].List(t.Context(), u)
 		if err != nil || len(list) != 1 {
 			t.Fatalf("two phones at once enrolled %d, %v (%v)", len(list), err, errs)
 		}
@@ -187,12 +187,12 @@ func TestActivationAtOnce(t *testing.T) {
 
 func TestDeviceTarget(t *testing.T) {
 	db, at := testenv.Migrated(t), newClock()
-	admin, d := open(t, db, "console", at.now), open(t, db, "pushnotifier", at.now)
+	admin, d := openUsers(t, db, at.now), openDevices(t, db, "pushnotifier", at.now)
 	ctx := t.Context()
 	device := enroll(t, d, create(t, admin, User{Name: "u"}, "").ID, "phone")
 	look := func() Device {
 		t.Helper()
-		found, err := d.Device(ctx, device.ID)
+		found, err := d.Get(ctx, device.ID)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -233,7 +233,7 @@ func TestDeviceTarget(t *testing.T) {
 // Many at once share statements, and each gets its own.
 func TestDevicesAtOnce(t *testing.T) {
 	db, at := testenv.Migrated(t), newClock()
-	admin, d := open(t, db, "console", at.now), open(t, db, "pushnotifier", at.now)
+	admin, d := openUsers(t, db, at.now), openDevices(t, db, "pushnotifier", at.now)
 	ctx := t.Context()
 	owned := make(map[string][]string) // ids of devices, the oldest first
 	for i := range 5 {
@@ -249,7 +249,7 @@ func TestDevicesAtOnce(t *testing.T) {
 	for range 20 {
 		for u, ids := range owned {
 			wg.Go(func() {
-				found, err := d.Devices(ctx, u)
+				found, err := d.List(ctx, u)
 				same := len(found) == len(ids)-1
 				for i := range found {
 					same = same && found[i].User == u && found[i].ID == ids[i]
@@ -263,7 +263,7 @@ func TestDevicesAtOnce(t *testing.T) {
 					if err := d.Saw(ctx, id); err != nil {
 						t.Error(err)
 					}
-					found, err := d.Device(ctx, id)
+					found, err := d.Get(ctx, id)
 					if id == "" && !errors.Is(err, ErrNoDevice) || id != "" && (err != nil || found.ID != id || found.User != u || !found.Seen.Equal(at.now())) {
 						t.Errorf("device %q: %+v, %v", id, found, err)
 					}
@@ -277,8 +277,8 @@ func TestDevicesAtOnce(t *testing.T) {
 // A user who holds several invitations at once, as parallel requests give, gets no more devices than a user may have.
 func TestDevicesAreCounted(t *testing.T) {
 	db, at := testenv.Migrated(t), newClock()
-	admin := open(t, db, "console", at.now)
-	phones := []*Directory{open(t, db, "pushnotifier", at.now), open(t, db, "pushnotifier", at.now)}
+	admin, console := openUsers(t, db, at.now), openDevices(t, db, "console", at.now)
+	phones := []*Devices{openDevices(t, db, "pushnotifier", at.now), openDevices(t, db, "pushnotifier", at.now)}
 	super, ctx := db.Pool(t, ""), t.Context()
 	for round := range 10 {
 		u := create(t, admin, User{Name: string(rune('a' + round))}, "").ID
@@ -299,11 +299,11 @@ func TestDevicesAreCounted(t *testing.T) {
 		}
 		for i := range links {
 			wg.Go(func() {
-				_, _, errs[enrolls+i] = admin.Link(ctx, Device{User: u, Name: "Mamoru", Account: fmt.Sprint(i), Gateway: "web"}, most)
+				_, _, errs[enrolls+i] = console.Link(ctx, Device{User: u, Name: "Mamoru", Account: fmt.Sprint(i), Gateway: "web"}, most)
 			})
 		}
 		wg.Wait()
-		list, err := phones[0].Devices(ctx, u)
+		list, err := phones[0].List(ctx, u)
 		if err != nil || len(list) != most {
 			t.Fatalf("%d devices, %v, want %d", len(list), err, most)
 		}
@@ -312,7 +312,7 @@ func TestDevicesAreCounted(t *testing.T) {
 			t.Fatalf("refused: %v", refused)
 		}
 		// The invitation of who was refused is still good, once there is room.
-		if err := admin.RemoveDevice(ctx, u, list[0].ID, ""); err != nil {
+		if err := console.Remove(ctx, u, list[0].ID, ""); err != nil {
 			t.Fatal(err)
 		}
 		used := 0
@@ -329,24 +329,24 @@ func TestDevicesAreCounted(t *testing.T) {
 
 func TestLink(t *testing.T) {
 	db, at := testenv.Migrated(t), newClock()
-	admin, d := open(t, db, "console", at.now), open(t, db, "pushnotifier", at.now)
+	admin, console, d := openUsers(t, db, at.now), openDevices(t, db, "console", at.now), openDevices(t, db, "pushnotifier", at.now)
 	ctx := t.Context()
 	u := create(t, admin, User{Name: "u"}, "").ID
-	if _, _, err := admin.Link(ctx, Device{User: "nobody", Name: "x", Account: "y"}, most); !errors.Is(err, ErrNotFound) {
+	if _, _, err := console.Link(ctx, Device{User: "nobody", Name: "x", Account: "y"}, most); !errors.Is(err, ErrNotFound) {
 		t.Errorf("link of nobody: %v", err)
 	}
-	id, name, err := admin.Link(ctx, Device{User: u, Name: "Mamoru", Account: "u@mamoru", Gateway: "web"}, most)
+	id, name, err := console.Link(ctx, Device{User: u, Name: "Mamoru", Account: "u@mamoru", Gateway: "web"}, most)
 	if err != nil || name != "Mamoru" {
 		t.Fatal(name, err)
 	}
-	if got, err := d.Device(ctx, id); err != nil || got.Kind != Mamoru || got.Account != "u@mamoru" || got.PublicKey != nil || got.User != u {
+	if got, err := d.Get(ctx, id); err != nil || got.Kind != Mamoru || got.Account != "u@mamoru" || got.PublicKey != nil || got.User != u {
 		t.Errorf("linked %+v, %v", got, err)
 	}
 	left := len(outbox(t, db))
-	if again, name, err := admin.Link(ctx, Device{User: u, Name: "another name", Account: "u@mamoru", Gateway: "web"}, 1); again != id || name != "Mamoru" || err != nil {
+	if again, name, err := console.Link(ctx, Device{User: u, Name: "another name", Account: "u@mamoru", Gateway: "web"}, 1); again != id || name != "Mamoru" || err != nil {
 		t.Errorf("linked again: %q, %q, %v", again, name, err)
 	}
-	if _, _, err := admin.Link(ctx, Device{User: u, Name: "Mamoru", Account: "other", Gateway: "web"}, 1); !errors.Is(err, ErrTooManyDevices) {
+	if _, _, err := console.Link(ctx, Device{User: u, Name: "Mamoru", Account: "other", Gateway: "web"}, 1); !errors.Is(err, ErrTooManyDevices) {
 		t.Errorf("one too many: %v", err)
 	}
 	if n := len(outbox(t, db)); n != left {

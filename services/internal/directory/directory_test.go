@@ -38,15 +38,37 @@ func (c *clock) add(d time.Duration) {
 	c.t = c.t.Add(d)
 }
 
-// open gives a Directory with the privileges of a worker.
-func open(t *testing.T, db *testenv.Database, role string, now func() time.Time) *Directory {
+// openUsers gives a Users with the privileges of an admin.
+func openUsers(t *testing.T, db *testenv.Database, now func() time.Time) *Users {
 	t.Helper()
-	d := New(db.Pool(t, role), rule, now)
+	return NewUsers(NewOutbox(db.Pool(t, "console"), now))
+}
+
+// openDevices gives a Devices with the privileges of a worker.
+func openDevices(t *testing.T, db *testenv.Database, role string, now func() time.Time) *Devices {
+	t.Helper()
+	d := NewDevices(NewOutbox(db.Pool(t, role), now))
 	t.Cleanup(d.Close)
 	return d
 }
 
-func create(t *testing.T, admin *Directory, u User, hash string) User {
+// openAttempts gives an Attempts with the privileges of a worker.
+func openAttempts(t *testing.T, db *testenv.Database, role string, now func() time.Time) *Attempts {
+	t.Helper()
+	a := NewAttempts(db.Pool(t, role), rule, now)
+	t.Cleanup(a.Close)
+	return a
+}
+
+// openClaims gives a Claims with the privileges of identityverifier.
+func openClaims(t *testing.T, db *testenv.Database, now func() time.Time) *Claims {
+	t.Helper()
+	c := NewClaims(db.Pool(t, "identityverifier"), rule, now)
+	t.Cleanup(c.Close)
+	return c
+}
+
+func create(t *testing.T, admin *Users, u User, hash string) User {
 	t.Helper()
 	if u.Locale == "" {
 		u.Locale, u.Primary = "ja", Password
@@ -60,7 +82,7 @@ func create(t *testing.T, admin *Directory, u User, hash string) User {
 
 func TestUsers(t *testing.T) {
 	db, at := testenv.Migrated(t), newClock()
-	d := open(t, db, "console", at.now)
+	d := openUsers(t, db, at.now)
 	ctx := t.Context()
 
 	alice := create(t, d, User{Name: "alice", Locale: "en", Primary: Password, Phone: "+819012345678"}, "$hash")
@@ -73,7 +95,7 @@ func TestUsers(t *testing.T) {
 	if _, err := d.Create(ctx, User{Name: "alice", Locale: "ja", Primary: Password}, ""); !errors.Is(err, ErrTaken) {
 		t.Errorf("second alice: %v, want ErrTaken", err)
 	}
-	if _, err := d.User(ctx, "nobody"); !errors.Is(err, ErrNotFound) {
+	if _, err := d.Get(ctx, "nobody"); !errors.Is(err, ErrNotFound) {
 		t.Errorf("nobody: %v, want ErrNotFound", err)
 	}
 
@@ -89,13 +111,13 @@ func TestUsers(t *testing.T) {
 	if err := d.Delete(ctx, alice.ID); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := d.User(ctx, "alice"); !errors.Is(err, ErrNotFound) {
+	if _, err := d.Get(ctx, "alice"); !errors.Is(err, ErrNotFound) {
 		t.Errorf("deleted alice: %v, want ErrNotFound", err)
 	}
 }
 
 func TestUsersByPrefix(t *testing.T) {
-	d := open(t, testenv.Migrated(t), "console", newClock().now)
+	d := openUsers(t, testenv.Migrated(t), newClock().now)
 	for i := range PageSize + 1 {
 		create(t, d, User{Name: fmt.Sprintf("a%02d", i)}, "")
 	}
@@ -113,9 +135,9 @@ func TestUsersByPrefix(t *testing.T) {
 		{"b%", 1, "b%", 1, false},
 		{"%", 1, "", 0, false},
 	} {
-		users, more, err := d.Users(t.Context(), tt.prefix, tt.page)
+		users, more, err := d.List(t.Context(), tt.prefix, tt.page)
 		if err != nil || len(users) != tt.n || more != tt.more || tt.n > 0 && users[0].Name != tt.first {
-			t.Errorf("Users(%q, %d) = %d users, more %v, %v", tt.prefix, tt.page, len(users), more, err)
+			t.Errorf("List(%q, %d) = %d users, more %v, %v", tt.prefix, tt.page, len(users), more, err)
 		}
 	}
 }
@@ -124,7 +146,7 @@ func TestUsersByPrefix(t *testing.T) {
 func nobody() error { return nil }
 
 // guess begins and finishes one attempt, and reports whether it was looked at.
-func guess(t *testing.T, d *Directory, event, authenticator, device string, right bool) bool {
+func guess(t *testing.T, d *Attempts, event, authenticator, device string, right bool) bool {
 	t.Helper()
 	a := Attempt{Event: event, Digest: []byte(event), Authenticator: authenticator, Device: device}
 	s, err := d.Begin(t.Context(), a)
@@ -143,7 +165,7 @@ func guess(t *testing.T, d *Directory, event, authenticator, device string, righ
 
 func TestParallelGuesses(t *testing.T) {
 	db, at := testenv.Migrated(t), newClock()
-	processes := []*Directory{open(t, db, "identityverifier", at.now), open(t, db, "otpvalidator", at.now)}
+	processes := []*Attempts{openAttempts(t, db, "identityverifier", at.now), openAttempts(t, db, "otpvalidator", at.now)}
 	var wg sync.WaitGroup
 	allowed := make(chan bool, 50)
 	for i := range 50 {
@@ -170,7 +192,7 @@ func TestParallelGuesses(t *testing.T) {
 
 func TestLockGrows(t *testing.T) {
 	db, at := testenv.Migrated(t), newClock()
-	d, n := open(t, db, "identityverifier", at.now), 0
+	d, n := openAttempts(t, db, "identityverifier", at.now), 0
 	try := func(right bool) bool { n++; return guess(t, d, fmt.Sprint(n), "password:u", "", right) }
 	for range rule.After {
 		if !try(false) {
@@ -194,7 +216,7 @@ func TestLockGrows(t *testing.T) {
 	if try(true) {
 		t.Fatal("not disabled")
 	}
-	admin := open(t, db, "console", at.now)
+	admin := openUsers(t, db, at.now)
 	u := create(t, admin, User{Name: "u"}, "")
 	if err := admin.Unlock(t.Context(), u.ID); err != nil { // of somebody else
 		t.Fatal(err)
@@ -212,7 +234,7 @@ func TestLockGrows(t *testing.T) {
 
 func TestRightAnswerInTime(t *testing.T) {
 	db, at := testenv.Migrated(t), newClock()
-	d := open(t, db, "identityverifier", at.now)
+	d := openAttempts(t, db, "identityverifier", at.now)
 	for i := range rule.After - 1 {
 		guess(t, d, fmt.Sprint("wrong", i), "password:u", "", false)
 	}
@@ -229,7 +251,7 @@ func TestRightAnswerInTime(t *testing.T) {
 // TestNobodyLearnsBeforeItIsStored: a wrong guess is in the database for good when it is told of, and a right one's login does not wait for that.
 func TestNobodyLearnsBeforeItIsStored(t *testing.T) {
 	db := testenv.Migrated(t)
-	d, admin := open(t, db, "identityverifier", time.Now), db.Pool(t, "")
+	d, admin := openAttempts(t, db, "identityverifier", time.Now), db.Pool(t, "")
 	for verdict, want := range map[string]string{"wrong": "wrong", "right": ""} {
 		a := Attempt{Event: verdict, Digest: []byte(verdict), Authenticator: "password:" + verdict}
 		if s, err := d.Begin(t.Context(), a); err != nil || !s.Allowed {
@@ -251,7 +273,7 @@ func TestNobodyLearnsBeforeItIsStored(t *testing.T) {
 
 func TestRepeatedEvent(t *testing.T) {
 	db, at := testenv.Migrated(t), newClock()
-	d := open(t, db, "identityverifier", at.now)
+	d := openAttempts(t, db, "identityverifier", at.now)
 	ctx := t.Context()
 	a := Attempt{Event: "e", Digest: []byte("payload"), Authenticator: "password:u"}
 	for range 3 { // redelivered before a verdict
@@ -291,7 +313,7 @@ func TestRepeatedEvent(t *testing.T) {
 // Two processes get one event at the same moment: whoever comes second must not count it again.
 func TestSameEventAtOnce(t *testing.T) {
 	db, at := testenv.Migrated(t), newClock()
-	processes := []*Directory{open(t, db, "identityverifier", at.now), open(t, db, "identityverifier", at.now)}
+	processes := []*Attempts{openAttempts(t, db, "identityverifier", at.now), openAttempts(t, db, "identityverifier", at.now)}
 	for i := range 200 {
 		a := Attempt{Event: fmt.Sprint(i), Digest: []byte{1}, Authenticator: fmt.Sprint("sms:", i)}
 		var wg sync.WaitGroup
@@ -312,7 +334,7 @@ func TestSameEventAtOnce(t *testing.T) {
 
 func TestDeviceCounter(t *testing.T) {
 	db, at := testenv.Migrated(t), newClock()
-	d := open(t, db, "identityverifier", at.now)
+	d := openAttempts(t, db, "identityverifier", at.now)
 	for i := range 3 * rule.After {
 		guess(t, d, fmt.Sprint("outsider", i), "password:u", "", false)
 	}
@@ -345,7 +367,7 @@ func TestDeviceCounter(t *testing.T) {
 // A gateway whose key was stolen can bring a device that nobody knows with each guess, and say that the user logged in with it.
 func TestDevicesTogether(t *testing.T) {
 	db, at := testenv.Migrated(t), newClock()
-	d := open(t, db, "identityverifier", at.now)
+	d := openAttempts(t, db, "identityverifier", at.now)
 	if !guess(t, d, "owner", "password:u", "phone", true) {
 		t.Fatal("the owner's login was not looked at")
 	}
@@ -368,7 +390,7 @@ func TestDevicesTogether(t *testing.T) {
 
 func TestFirstLockLongerThanTheLongest(t *testing.T) {
 	db, at := testenv.Migrated(t), newClock()
-	d := New(db.Pool(t, "identityverifier"), Rule{After: 1, First: 2 * time.Hour, Max: time.Hour, DisableAfter: 100}, at.now)
+	d := NewAttempts(db.Pool(t, "identityverifier"), Rule{After: 1, First: 2 * time.Hour, Max: time.Hour, DisableAfter: 100}, at.now)
 	defer d.Close()
 	guess(t, d, "wrong", "password:u", "", false)
 	at.add(2*time.Hour - time.Second)
@@ -384,7 +406,7 @@ func TestFirstLockLongerThanTheLongest(t *testing.T) {
 // What must not be told apart from outside must do the same work.
 func TestUnknownNameCountsLikeAKnownOne(t *testing.T) {
 	db, at := testenv.Migrated(t), newClock()
-	d := open(t, db, "identityverifier", at.now)
+	d := openAttempts(t, db, "identityverifier", at.now)
 	known, unknown := 0, 0
 	for i := range 10 {
 		if guess(t, d, fmt.Sprint("known", i), "password:u", "", false) {
@@ -401,7 +423,7 @@ func TestUnknownNameCountsLikeAKnownOne(t *testing.T) {
 
 func TestAccount(t *testing.T) {
 	db, at := testenv.Migrated(t), newClock()
-	admin, d := open(t, db, "console", at.now), open(t, db, "identityverifier", at.now)
+	admin, d := openUsers(t, db, at.now), openClaims(t, db, at.now)
 	ctx := t.Context()
 	alice := create(t, admin, User{Name: "alice", Phone: "+819012345678"}, "$hash")
 	create(t, admin, User{Name: "carol", Locale: "en", Primary: Token}, "")
@@ -439,7 +461,7 @@ func TestAccount(t *testing.T) {
 		t.Errorf("alice on somebody else's device = %+v", a)
 	}
 	for i := range rule.After {
-		guess(t, d, fmt.Sprint(i), SMSOf(alice.ID), "", false)
+		guess(t, d.Attempts, fmt.Sprint(i), SMSOf(alice.ID), "", false)
 	}
 	if a := look(others); a.Factors != nil {
 		t.Errorf("factors while locked = %v", a.Factors)
@@ -448,7 +470,7 @@ func TestAccount(t *testing.T) {
 		t.Error("an outsider's failures took the factor from the owner's device")
 	}
 	for i := range rule.After {
-		guess(t, d, fmt.Sprint("dev", i), SMSOf(alice.ID), "dev", false)
+		guess(t, d.Attempts, fmt.Sprint("dev", i), SMSOf(alice.ID), "dev", false)
 	}
 	if a := look(mine); a.Factors != nil {
 		t.Errorf("factors on a device that was given up, while locked = %v", a.Factors)
@@ -467,7 +489,7 @@ func TestAccount(t *testing.T) {
 
 func TestGeneration(t *testing.T) {
 	db, at := testenv.Migrated(t), newClock()
-	admin, verifier, phones := open(t, db, "console", at.now), open(t, db, "identityverifier", at.now), open(t, db, "pushnotifier", at.now)
+	admin, verifier, phones := openUsers(t, db, at.now), openClaims(t, db, at.now), openDevices(t, db, "pushnotifier", at.now)
 	u := create(t, admin, User{Name: "u"}, "hash")
 	device := enroll(t, phones, u.ID, "phone").ID
 	change := func(c Change) func() error {
@@ -490,7 +512,7 @@ func TestGeneration(t *testing.T) {
 		{"disabled", change(Change{Enabled: new(false)}), true},
 		{"enabled", change(Change{Enabled: new(true)}), false},
 		{"another language", change(Change{Locale: new("en")}), false},
-		{"a phone less", func() error { return phones.RemoveDevice(t.Context(), u.ID, device, "") }, true},
+		{"a phone less", func() error { return phones.Remove(t.Context(), u.ID, device, "") }, true},
 	} {
 		if err := step.do(); err != nil {
 			t.Fatal(step.what, err)
@@ -506,7 +528,8 @@ func TestGeneration(t *testing.T) {
 
 func TestMayLogIn(t *testing.T) {
 	db, at := testenv.Migrated(t), newClock()
-	admin, d := open(t, db, "console", at.now), open(t, db, "sessionissuer", at.now)
+	admin, d := openUsers(t, db, at.now), NewAccounts(db.Pool(t, "sessionissuer"))
+	t.Cleanup(d.Close)
 	ids := map[string]string{"nobody": "nobody"}
 	for _, name := range []string{"good", "disabled", "locked"} {
 		ids[name] = create(t, admin, User{Name: name}, "").ID
@@ -528,7 +551,7 @@ func TestMayLogIn(t *testing.T) {
 
 func TestPurge(t *testing.T) {
 	db, at := testenv.Migrated(t), newClock()
-	d, recorder := open(t, db, "identityverifier", at.now), open(t, db, "recorder", at.now)
+	d, recorder := openAttempts(t, db, "identityverifier", at.now), db.Pool(t, "recorder")
 	guess(t, d, "1", "password:u", "", false)
 	guess(t, d, "2", "password:?0123", "", false)
 	guess(t, d, "3", "password:v", "", true)
@@ -539,13 +562,13 @@ func TestPurge(t *testing.T) {
 		}
 		return n
 	}
-	if err := recorder.Purge(t.Context(), at.now()); err != nil {
+	if err := Purge(t.Context(), recorder, at.now()); err != nil {
 		t.Fatal(err)
 	}
 	if v, c := count("directory.verdicts"), count("directory.counters"); v != 3 || c != 3 {
 		t.Errorf("purged too early: %d verdicts, %d counters are left", v, c)
 	}
-	if err := recorder.Purge(t.Context(), at.now().Add(keep+time.Second)); err != nil {
+	if err := Purge(t.Context(), recorder, at.now().Add(keep+time.Second)); err != nil {
 		t.Fatal(err)
 	}
 	if v, c := count("directory.verdicts"), count("directory.counters"); v != 0 || c != 1 {
@@ -555,7 +578,7 @@ func TestPurge(t *testing.T) {
 
 func TestRehash(t *testing.T) {
 	db, at := testenv.Migrated(t), newClock()
-	admin, d := open(t, db, "console", at.now), open(t, db, "identityverifier", at.now)
+	admin, d := openUsers(t, db, at.now), openClaims(t, db, at.now)
 	u := create(t, admin, User{Name: "u"}, "$new")
 	for _, tt := range []struct{ old, hash, want string }{{"$old", "$late", "$new"}, {"$new", "$fresh", "$fresh"}} {
 		if err := d.Rehash(t.Context(), u.ID, tt.old, tt.hash); err != nil {

@@ -32,8 +32,8 @@ type Account struct {
 }
 
 // Account looks a user up by name. It returns nil when there is no such user.
-func (d *Directory) Account(ctx context.Context, who Who) (*Account, error) {
-	return d.lookups.Do(ctx, &who)
+func (c *Claims) Account(ctx context.Context, who Who) (*Account, error) {
+	return c.lookups.Do(ctx, &who)
 }
 
 // accountColumns and accountJoins read the Account of a user u, who need not exist, on a device q.device. The parameters $1 and $2 are the
@@ -77,26 +77,7 @@ func (r *accountRow) of(w *Who) *Account {
 	return &found
 }
 
-// Enrolled is what a user, by opaque id, has to log in with: a password or none, and factors, those that are locked too.
-func (d *Directory) Enrolled(ctx context.Context, user string) (password bool, factors []events.Factor, err error) {
-	var phone, push bool
-	err = d.db.QueryRow(ctx, `
-		SELECT EXISTS (SELECT FROM directory.passwords WHERE user_id = $1),
-			EXISTS (SELECT FROM directory.phones WHERE user_id = $1),
-			EXISTS (SELECT FROM directory.devices WHERE user_id = $1)`, user).Scan(&password, &phone, &push)
-	if err != nil {
-		return false, nil, fmt.Errorf("directory: what is enrolled: %w", err)
-	}
-	if phone {
-		factors = append(factors, events.SMS)
-	}
-	if push {
-		factors = append(factors, events.Push)
-	}
-	return password, factors, nil
-}
-
-func (d *Directory) lookUp(ctx context.Context, who []*Who) ([]*Account, error) {
+func (c *Claims) lookUp(ctx context.Context, who []*Who) ([]*Account, error) {
 	const query = `
 		SELECT q.n, ` + accountColumns + `
 		FROM unnest($3::text[], $4::text[]) WITH ORDINALITY AS q (name, device, n)
@@ -105,7 +86,7 @@ func (d *Directory) lookUp(ctx context.Context, who []*Who) ([]*Account, error) 
 	for _, w := range who {
 		names, devices = append(names, w.Name), append(devices, w.Device)
 	}
-	rows, err := d.db.Query(ctx, query, d.now(), d.rule.After, names, devices)
+	rows, err := c.db.Query(ctx, query, c.now(), c.rule.After, names, devices)
 	if err != nil {
 		return nil, fmt.Errorf("directory: look up: %w", err)
 	}
@@ -122,4 +103,13 @@ func (d *Directory) lookUp(ctx context.Context, who []*Who) ([]*Account, error) 
 		return nil, fmt.Errorf("directory: look up: %w", err)
 	}
 	return out, nil
+}
+
+// Rehash replaces the hash of a password by one of today's cost, unless the password was changed meanwhile.
+func (c *Claims) Rehash(ctx context.Context, id, old, hash string) error {
+	_, err := c.db.Exec(ctx, `UPDATE directory.passwords SET hash = $3 WHERE user_id = $1 AND hash = $2`, id, old, hash)
+	if err != nil {
+		return fmt.Errorf("directory: rehash: %w", err)
+	}
+	return nil
 }

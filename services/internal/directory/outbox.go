@@ -8,13 +8,11 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/rs/zerolog"
 
 	"github.com/sekisho/sekisho/services/internal/bus"
 )
-
-// The outbox: the transaction that changes an account also writes the event that says so, and [Directory.Relay] publishes it. So
-// nothing is announced that did not happen, and what happened is announced whoever dies and however long the bus is away.
 
 const (
 	relayEvery  = 2 * time.Second  // what other processes left is looked for this often; what this one did, at once
@@ -25,17 +23,31 @@ const (
 	relayLock   = 0x6f7574626f78   // "outbox": the advisory lock of who publishes; any number that nobody else uses
 )
 
+// Outbox is where changes of accounts go through: the transaction that changes an account also writes the event that says so, and
+// [Outbox.Relay] publishes it. So nothing is announced that did not happen, and what happened is announced whoever dies and however long
+// the bus is away.
+type Outbox struct {
+	db    *pgxpool.Pool
+	now   func() time.Time
+	fresh chan struct{} // wakes Relay: there is something in the outbox
+}
+
+// NewOutbox makes an Outbox, for [NewUsers] and [NewDevices].
+func NewOutbox(db *pgxpool.Pool, now func() time.Time) *Outbox {
+	return &Outbox{db: db, now: now, fresh: make(chan struct{}, 1)}
+}
+
 // commit makes a change of an account in one transaction with the events that say so, and has them published.
-func (d *Directory) commit(ctx context.Context, change func(pgx.Tx) error) error {
-	err := pgx.BeginFunc(ctx, d.db, change)
+func (o *Outbox) commit(ctx context.Context, change func(pgx.Tx) error) error {
+	err := pgx.BeginFunc(ctx, o.db, change)
 	if err == nil {
-		d.wakeRelay()
+		o.wakeRelay()
 	}
 	return err
 }
 
 // announce writes an event into the outbox. data must hold nothing secret or personal.
-func (d *Directory) announce(ctx context.Context, tx pgx.Tx, kind, user string, data any) error {
+func (o *Outbox) announce(ctx context.Context, tx pgx.Tx, kind, user string, data any) error {
 	id, err := uuid.NewV7()
 	if err != nil {
 		return err
@@ -45,35 +57,35 @@ func (d *Directory) announce(ctx context.Context, tx pgx.Tx, kind, user string, 
 		return err
 	}
 	_, err = tx.Exec(ctx, `INSERT INTO directory.outbox (id, kind, user_id, data, created_at) VALUES ($1, $2, $3, $4, $5)`,
-		id, kind, user, text, d.now())
+		id, kind, user, text, o.now())
 	return err
 }
 
 // Announce has an event published about a change of a user that is not kept here, such as the end of sessions. kind is that of
 // [bus.AccountEvent]; data must hold nothing secret or personal.
-func (d *Directory) Announce(ctx context.Context, kind, user string, data any) error {
-	err := d.commit(ctx, func(tx pgx.Tx) error { return d.announce(ctx, tx, kind, user, data) })
+func (o *Outbox) Announce(ctx context.Context, kind, user string, data any) error {
+	err := o.commit(ctx, func(tx pgx.Tx) error { return o.announce(ctx, tx, kind, user, data) })
 	if err != nil {
 		return fmt.Errorf("directory: announce: %w", err)
 	}
 	return nil
 }
 
-func (d *Directory) wakeRelay() {
+func (o *Outbox) wakeRelay() {
 	select {
-	case d.fresh <- struct{}{}:
+	case o.fresh <- struct{}{}:
 	default: // it has been woken and has not looked yet
 	}
 }
 
-// Relay publishes what is in the outbox until ctx ends: what this Directory changes at once, and now and then what any process has
+// Relay publishes what is in the outbox until ctx ends: what is changed through this Outbox at once, and now and then what any process has
 // left. Any number of processes may do so. Trouble is logged and tried again. An event is published again when it is not known
 // whether the broker took it, under the same id.
-func (d *Directory) Relay(ctx context.Context, log zerolog.Logger, publish func(context.Context, bus.AccountEvent) error) error {
+func (o *Outbox) Relay(ctx context.Context, log zerolog.Logger, publish func(context.Context, bus.AccountEvent) error) error {
 	tick := time.NewTicker(relayEvery)
 	defer tick.Stop()
 	for {
-		more, err := d.relay(ctx, publish)
+		more, err := o.relay(ctx, publish)
 		if err != nil && ctx.Err() == nil {
 			log.Warn().Err(err).Msg("can not publish changes of accounts")
 		}
@@ -83,7 +95,7 @@ func (d *Directory) Relay(ctx context.Context, log zerolog.Logger, publish func(
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-d.fresh:
+		case <-o.fresh:
 		case <-tick.C:
 		}
 	}
@@ -91,9 +103,9 @@ func (d *Directory) Relay(ctx context.Context, log zerolog.Logger, publish func(
 
 // relay publishes the oldest events, and deletes those that the broker has taken. One process does so at a time, so that events
 // stay in order and nobody publishes what another is about to delete.
-func (d *Directory) relay(ctx context.Context, publish func(context.Context, bus.AccountEvent) error) (more bool, err error) {
+func (o *Outbox) relay(ctx context.Context, publish func(context.Context, bus.AccountEvent) error) (more bool, err error) {
 	var refused error
-	err = pgx.BeginFunc(ctx, d.db, func(tx pgx.Tx) error {
+	err = pgx.BeginFunc(ctx, o.db, func(tx pgx.Tx) error {
 		_, err := tx.Exec(ctx, `SELECT set_config('idle_in_transaction_session_timeout', $1, true), pg_advisory_xact_lock($2)`, relayFrozen, relayLock)
 		if err != nil {
 			return err
@@ -108,9 +120,9 @@ func (d *Directory) relay(ctx context.Context, publish func(context.Context, bus
 			return err
 		}
 		var taken []string
-		begun := d.now()
+		begun := o.now()
 		for _, event := range left {
-			if d.now().Sub(begun) > relayHold {
+			if o.now().Sub(begun) > relayHold {
 				break
 			}
 			if refused = publishWithin(ctx, relayWait, publish, event); refused != nil {

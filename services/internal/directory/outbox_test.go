@@ -31,10 +31,12 @@ func outbox(t *testing.T, db *testenv.Database) []string {
 	return left
 }
 
-// Each change leaves the event that says so, and a change that was not made leaves none.
+// Each change leaves the event that says so and wakes the relay, and a change that was not made leaves none.
 func TestOutbox(t *testing.T) {
 	db, at := testenv.Migrated(t), newClock()
-	admin, phones := open(t, db, "console", at.now), open(t, db, "pushnotifier", at.now)
+	o := NewOutbox(db.Pool(t, "console"), at.now)
+	admin, console, phones := NewUsers(o), NewDevices(o), openDevices(t, db, "pushnotifier", at.now)
+	t.Cleanup(console.Close)
 	ctx := t.Context()
 	check := func(_ any, err error) {
 		t.Helper()
@@ -42,23 +44,33 @@ func TestOutbox(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	woken := func() {
+		t.Helper()
+		select {
+		case <-o.fresh:
+		default:
+			t.Error("the relay is not woken")
+		}
+	}
 	u := create(t, admin, User{Name: "u", Phone: "+819012345678"}, "hash").ID
 	check(admin.Change(ctx, u, Change{Phone: new(""), Locale: new("en"), Locked: new(true)}))
 	check(admin.Change(ctx, u, Change{}))
 	check(nil, admin.Unlock(ctx, u))
+	woken()
 	phone := enroll(t, phones, u, "phone").ID
-	check(phones.RenameDevice(ctx, u, phone, "old phone", phone))
-	link, _, err := admin.Link(ctx, Device{User: u, Name: "Mamoru", Account: "u", Gateway: "web"}, most)
+	check(phones.Rename(ctx, u, phone, "old phone", phone))
+	link, _, err := console.Link(ctx, Device{User: u, Name: "Mamoru", Account: "u", Gateway: "web"}, most)
 	check(nil, err)
-	check(nil, admin.RemoveDevice(ctx, u, link, ""))
-	check(nil, phones.RemoveDevice(ctx, u, phone, phone))
-	check(nil, admin.Announce(ctx, "sessions_revoked", u, map[string]int{"sessions": 2}))
+	woken()
+	check(nil, console.Remove(ctx, u, link, ""))
+	check(nil, phones.Remove(ctx, u, phone, phone))
+	check(nil, o.Announce(ctx, "sessions_revoked", u, map[string]int{"sessions": 2}))
 	check(nil, admin.Delete(ctx, u))
 
 	for what, err := range map[string]error{
 		"changed":  func() error { _, err := admin.Change(ctx, u, Change{Locked: new(true)}); return err }(),
-		"renamed":  func() error { _, err := phones.RenameDevice(ctx, u, phone, "x", ""); return err }(),
-		"removed":  phones.RemoveDevice(ctx, u, phone, ""),
+		"renamed":  func() error { _, err := phones.Rename(ctx, u, phone, "x", ""); return err }(),
+		"removed":  phones.Remove(ctx, u, phone, ""),
 		"enrolled": func() error { _, err := phones.Enroll(ctx, "x", Device{}, most); return err }(),
 	} {
 		if err == nil {
@@ -87,13 +99,13 @@ func TestOutbox(t *testing.T) {
 }
 
 // relays runs Relay in so many processes until the test ends; all of them publish to the channel.
-func relays(t *testing.T, published chan<- bus.AccountEvent, all ...*Directory) {
+func relays(t *testing.T, published chan<- bus.AccountEvent, all ...*Outbox) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	var running sync.WaitGroup
-	for _, d := range all {
+	for _, o := range all {
 		running.Go(func() {
-			err := d.Relay(ctx, zerolog.Nop(), func(_ context.Context, e bus.AccountEvent) error { published <- e; return nil })
+			err := o.Relay(ctx, zerolog.Nop(), func(_ context.Context, e bus.AccountEvent) error { published <- e; return nil })
 			if err != nil {
 				t.Error(err)
 			}
@@ -116,10 +128,10 @@ func next(t *testing.T, published <-chan bus.AccountEvent) bus.AccountEvent {
 // What a process leaves that dies between commit and publish is published by another, under the name of the first.
 func TestRelayOfWhatAnotherLeft(t *testing.T) {
 	db, at := testenv.Migrated(t), newClock()
-	dead := open(t, db, "console", at.now)
+	dead := openUsers(t, db, at.now)
 	u := create(t, dead, User{Name: "u"}, "").ID
 	published := make(chan bus.AccountEvent, 10)
-	relays(t, published, open(t, db, "pushnotifier", newClock().now))
+	relays(t, published, NewOutbox(db.Pool(t, "pushnotifier"), newClock().now))
 	e := next(t, published)
 	if id, err := uuid.Parse(e.ID); err != nil || id.Version() != 7 {
 		t.Errorf("id %q", e.ID)
@@ -142,17 +154,18 @@ func utc(e bus.AccountEvent) bus.AccountEvent {
 // Several relays publish each event once, and the events of a user in their order.
 func TestRelays(t *testing.T) {
 	db, at := testenv.Migrated(t), newClock()
-	all := []*Directory{open(t, db, "console", at.now), open(t, db, "console", at.now), open(t, db, "pushnotifier", at.now)}
+	all := []*Outbox{NewOutbox(db.Pool(t, "console"), at.now), NewOutbox(db.Pool(t, "console"), at.now), NewOutbox(db.Pool(t, "pushnotifier"), at.now)}
+	admins := []*Users{NewUsers(all[0]), NewUsers(all[1])}
 	published := make(chan bus.AccountEvent, 10_000)
 	relays(t, published, all...)
 	const users, changes = 4, 40
 	var wg sync.WaitGroup
 	for i := range users {
 		wg.Go(func() {
-			u, err := all[i%2].Create(t.Context(), User{Name: fmt.Sprint("u", i), Locale: "ja", Primary: Password}, "")
+			u, err := admins[i%2].Create(t.Context(), User{Name: fmt.Sprint("u", i), Locale: "ja", Primary: Password}, "")
 			for n := range changes {
 				if err == nil {
-					_, err = all[n%2].Change(t.Context(), u.ID, Change{Locked: new(n%2 == 0)})
+					_, err = admins[n%2].Change(t.Context(), u.ID, Change{Locked: new(n%2 == 0)})
 				}
 			}
 			if err != nil {
@@ -185,13 +198,13 @@ func TestRelays(t *testing.T) {
 // What the broker takes is deleted, and what it does not take stays, with everything after it.
 func TestRelayOfRefusedEvents(t *testing.T) {
 	db, at := testenv.Migrated(t), newClock()
-	d := open(t, db, "console", at.now)
+	o := NewOutbox(db.Pool(t, "console"), at.now)
 	for i := range 3 {
-		create(t, d, User{Name: fmt.Sprint(i)}, "")
+		create(t, NewUsers(o), User{Name: fmt.Sprint(i)}, "")
 	}
 	left := outbox(t, db)
 	away, n := errors.New("the bus is away"), 0
-	_, err := d.relay(t.Context(), func(context.Context, bus.AccountEvent) error {
+	_, err := o.relay(t.Context(), func(context.Context, bus.AccountEvent) error {
 		if n++; n == 2 {
 			return away
 		}
@@ -208,12 +221,12 @@ func TestRelayOfRefusedEvents(t *testing.T) {
 // A broker that takes its time must not hold a transaction for ever: what it has taken is deleted before the rest is tried.
 func TestRelayToASlowBroker(t *testing.T) {
 	db, at := testenv.Migrated(t), newClock()
-	d := open(t, db, "console", at.now)
+	o := NewOutbox(db.Pool(t, "console"), at.now)
 	for i := range 4 {
-		create(t, d, User{Name: fmt.Sprint(i)}, "")
+		create(t, NewUsers(o), User{Name: fmt.Sprint(i)}, "")
 	}
 	left := outbox(t, db)
-	more, err := d.relay(t.Context(), func(context.Context, bus.AccountEvent) error { at.add(relayHold/2 + time.Second); return nil })
+	more, err := o.relay(t.Context(), func(context.Context, bus.AccountEvent) error { at.add(relayHold/2 + time.Second); return nil })
 	if err != nil || !more {
 		t.Errorf("more %v, %v", more, err)
 	}

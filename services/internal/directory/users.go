@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 )
 
 // Primary is how a user begins a login.
@@ -41,6 +42,16 @@ type User struct {
 	Changed     time.Time
 }
 
+// Users is what an admin does with users.
+type Users struct {
+	db     *pgxpool.Pool
+	now    func() time.Time
+	outbox *Outbox
+}
+
+// NewUsers makes a Users, whose changes go through the outbox.
+func NewUsers(outbox *Outbox) *Users { return &Users{db: outbox.db, now: outbox.now, outbox: outbox} }
+
 const selectUser = `
 	SELECT u.id, u.name, u.locale, u.primary_method, u.enabled, u.locked, coalesce(h.number, ''), p.user_id IS NOT NULL,
 	       EXISTS (SELECT FROM directory.devices d WHERE d.user_id = u.id), u.created_at, u.changed_at
@@ -48,15 +59,15 @@ const selectUser = `
 	LEFT JOIN directory.phones h ON h.user_id = u.id
 	LEFT JOIN directory.passwords p ON p.user_id = u.id `
 
-// User is the user of a canonical name, or [ErrNotFound].
-func (d *Directory) User(ctx context.Context, name string) (User, error) {
-	return d.user(ctx, `WHERE u.name = $1`, name)
+// Get is the user of a canonical name, or [ErrNotFound].
+func (u *Users) Get(ctx context.Context, name string) (User, error) {
+	return u.get(ctx, `WHERE u.name = $1`, name)
 }
 
-// Users lists the users whose canonical name starts with prefix, by name. Pages count from 1; more says that there is
+// List lists the users whose canonical name starts with prefix, by name. Pages count from 1; more says that there is
 // another page.
-func (d *Directory) Users(ctx context.Context, prefix string, page int) (users []User, more bool, err error) {
-	rows, err := d.db.Query(ctx, selectUser+`WHERE u.name ^@ $1 ORDER BY u.name LIMIT $2 OFFSET $3`,
+func (u *Users) List(ctx context.Context, prefix string, page int) (users []User, more bool, err error) {
+	rows, err := u.db.Query(ctx, selectUser+`WHERE u.name ^@ $1 ORDER BY u.name LIMIT $2 OFFSET $3`,
 		prefix, PageSize+1, (page-1)*PageSize)
 	if err == nil {
 		users, err = pgx.CollectRows(rows, pgx.RowToStructByPos[User])
@@ -72,25 +83,25 @@ func (d *Directory) Users(ctx context.Context, prefix string, page int) (users [
 
 // Create adds an enabled user. Of the User it takes name, locale, primary method and phone; hash is the PHC string of the
 // password, "" for none. It returns [ErrTaken] if the name is another user's.
-func (d *Directory) Create(ctx context.Context, u User, hash string) (User, error) {
+func (u *Users) Create(ctx context.Context, user User, hash string) (User, error) {
 	id, authenticators := rand.Text(), []string{}
 	if hash != "" {
 		authenticators = append(authenticators, "password")
 	}
-	if u.Phone != "" {
+	if user.Phone != "" {
 		authenticators = append(authenticators, "sms")
 	}
-	err := d.commit(ctx, func(tx pgx.Tx) error {
+	err := u.outbox.commit(ctx, func(tx pgx.Tx) error {
 		_, err := tx.Exec(ctx, `
 			INSERT INTO directory.users (id, name, locale, primary_method, enabled, locked, created_at, changed_at)
-			VALUES ($1, $2, $3, $4, true, false, $5, $5)`, id, u.Name, u.Locale, u.Primary, d.now())
+			VALUES ($1, $2, $3, $4, true, false, $5, $5)`, id, user.Name, user.Locale, user.Primary, u.now())
 		if err != nil {
 			return err
 		}
-		if err := d.setFactors(ctx, tx, id, &hash, &u.Phone); err != nil {
+		if err := u.setFactors(ctx, tx, id, &hash, &user.Phone); err != nil {
 			return err
 		}
-		return d.announce(ctx, tx, "created", id, map[string]any{"primary": u.Primary, "authenticators": authenticators})
+		return u.outbox.announce(ctx, tx, "created", id, map[string]any{"primary": user.Primary, "authenticators": authenticators})
 	})
 	if hasCode(err, uniqueViolation) {
 		return User{}, ErrTaken
@@ -98,7 +109,7 @@ func (d *Directory) Create(ctx context.Context, u User, hash string) (User, erro
 	if err != nil {
 		return User{}, fmt.Errorf("directory: create user: %w", err)
 	}
-	return d.User(ctx, u.Name)
+	return u.Get(ctx, user.Name)
 }
 
 // A Change is what to change of a user; nil leaves a thing as it is.
@@ -131,23 +142,23 @@ func (c Change) fields() (fields []string) {
 }
 
 // Change changes a user, or returns [ErrNotFound].
-func (d *Directory) Change(ctx context.Context, id string, c Change) (User, error) {
-	err := d.commit(ctx, func(tx pgx.Tx) error {
+func (u *Users) Change(ctx context.Context, id string, c Change) (User, error) {
+	err := u.outbox.commit(ctx, func(tx pgx.Tx) error {
 		tag, err := tx.Exec(ctx, `
 			UPDATE directory.users SET changed_at = $2, locale = coalesce($3, locale), primary_method = coalesce($4, primary_method),
 				enabled = coalesce($5, enabled), locked = coalesce($6, locked), generation = generation + $7::boolean::integer
-			WHERE id = $1`, id, d.now(), c.Locale, c.Primary, c.Enabled, c.Locked, c.Ends())
+			WHERE id = $1`, id, u.now(), c.Locale, c.Primary, c.Enabled, c.Locked, c.Ends())
 		if err != nil {
 			return err
 		}
 		if tag.RowsAffected() == 0 {
 			return ErrNotFound
 		}
-		if err := d.setFactors(ctx, tx, id, c.PasswordHash, c.Phone); err != nil {
+		if err := u.setFactors(ctx, tx, id, c.PasswordHash, c.Phone); err != nil {
 			return err
 		}
 		if fields := c.fields(); len(fields) > 0 {
-			if err := d.announce(ctx, tx, "changed", id, map[string]any{"fields": fields}); err != nil {
+			if err := u.outbox.announce(ctx, tx, "changed", id, map[string]any{"fields": fields}); err != nil {
 				return err
 			}
 		}
@@ -155,19 +166,19 @@ func (d *Directory) Change(ctx context.Context, id string, c Change) (User, erro
 		case c.Locked == nil:
 			return nil
 		case *c.Locked:
-			return d.announce(ctx, tx, "locked", id, struct{}{})
+			return u.outbox.announce(ctx, tx, "locked", id, struct{}{})
 		default:
-			return d.announce(ctx, tx, "unlocked", id, struct{}{})
+			return u.outbox.announce(ctx, tx, "unlocked", id, struct{}{})
 		}
 	})
 	if err != nil {
 		return User{}, fmt.Errorf("directory: change user: %w", err)
 	}
-	return d.user(ctx, `WHERE u.id = $1`, id)
+	return u.get(ctx, `WHERE u.id = $1`, id)
 }
 
 // setFactors stores or takes away a password and a phone. A new authenticator starts with a clean counter.
-func (d *Directory) setFactors(ctx context.Context, tx pgx.Tx, id string, hash, phone *string) error {
+func (u *Users) setFactors(ctx context.Context, tx pgx.Tx, id string, hash, phone *string) error {
 	for _, f := range []struct {
 		value                  *string
 		table, column, counter string
@@ -182,7 +193,7 @@ func (d *Directory) setFactors(ctx context.Context, tx pgx.Tx, id string, hash, 
 		if *f.value != "" {
 			statement = `INSERT INTO ` + f.table + ` (user_id, ` + f.column + `, changed_at) VALUES ($1, $2, $3)
 				ON CONFLICT (user_id) DO UPDATE SET ` + f.column + ` = $2, changed_at = $3` // not excluded.…: an admin may not read a hash
-			args = append(args, *f.value, d.now())
+			args = append(args, *f.value, u.now())
 		}
 		if _, err := tx.Exec(ctx, statement, args...); err != nil {
 			return err
@@ -195,16 +206,16 @@ func (d *Directory) setFactors(ctx context.Context, tx pgx.Tx, id string, hash, 
 }
 
 // Unlock takes back an admin's lock and everything that failed attempts did.
-func (d *Directory) Unlock(ctx context.Context, id string) error {
-	err := d.commit(ctx, func(tx pgx.Tx) error {
-		tag, err := tx.Exec(ctx, `UPDATE directory.users SET locked = false, changed_at = $2 WHERE id = $1`, id, d.now())
+func (u *Users) Unlock(ctx context.Context, id string) error {
+	err := u.outbox.commit(ctx, func(tx pgx.Tx) error {
+		tag, err := tx.Exec(ctx, `UPDATE directory.users SET locked = false, changed_at = $2 WHERE id = $1`, id, u.now())
 		if err != nil {
 			return err
 		}
 		if err := clearCounters(ctx, tx, PasswordOf(id), SMSOf(id)); err != nil || tag.RowsAffected() == 0 {
 			return err
 		}
-		return d.announce(ctx, tx, "unlocked", id, struct{}{})
+		return u.outbox.announce(ctx, tx, "unlocked", id, struct{}{})
 	})
 	if err != nil {
 		return fmt.Errorf("directory: unlock: %w", err)
@@ -213,8 +224,8 @@ func (d *Directory) Unlock(ctx context.Context, id string) error {
 }
 
 // Delete removes a user and everything that the directory knows of it.
-func (d *Directory) Delete(ctx context.Context, id string) error {
-	err := d.commit(ctx, func(tx pgx.Tx) error {
+func (u *Users) Delete(ctx context.Context, id string) error {
+	err := u.outbox.commit(ctx, func(tx pgx.Tx) error {
 		tag, err := tx.Exec(ctx, `DELETE FROM directory.users WHERE id = $1`, id)
 		if err != nil {
 			return err
@@ -222,7 +233,7 @@ func (d *Directory) Delete(ctx context.Context, id string) error {
 		if err := clearCounters(ctx, tx, PasswordOf(id), SMSOf(id)); err != nil || tag.RowsAffected() == 0 {
 			return err
 		}
-		return d.announce(ctx, tx, "deleted", id, struct{}{})
+		return u.outbox.announce(ctx, tx, "deleted", id, struct{}{})
 	})
 	if err != nil {
 		return fmt.Errorf("directory: delete user: %w", err)
@@ -233,15 +244,6 @@ func (d *Directory) Delete(ctx context.Context, id string) error {
 func clearCounters(ctx context.Context, tx pgx.Tx, authenticators ...string) error {
 	_, err := tx.Exec(ctx, `DELETE FROM directory.counters WHERE authenticator = ANY($1)`, authenticators)
 	return err
-}
-
-// Rehash replaces the hash of a password by one of today's cost, unless the password was changed meanwhile.
-func (d *Directory) Rehash(ctx context.Context, id, old, hash string) error {
-	_, err := d.db.Exec(ctx, `UPDATE directory.passwords SET hash = $3 WHERE user_id = $1 AND hash = $2`, id, old, hash)
-	if err != nil {
-		return fmt.Errorf("directory: rehash: %w", err)
-	}
-	return nil
 }
 
 // An Authenticator is something that a user can log in with.
@@ -255,7 +257,7 @@ type Authenticator struct {
 }
 
 // Authenticators lists what a user can log in with.
-func (d *Directory) Authenticators(ctx context.Context, id string) ([]Authenticator, error) {
+func (u *Users) Authenticators(ctx context.Context, id string) ([]Authenticator, error) {
 	const query = `
 		SELECT a.id, a.kind, a.name, a.changed_at, coalesce(c.failures, 0), coalesce(c.locked_until > $2, false)
 		FROM (SELECT 'password' AS id, 'password' AS kind, '' AS name, user_id, changed_at FROM directory.passwords
@@ -263,7 +265,7 @@ func (d *Directory) Authenticators(ctx context.Context, id string) ([]Authentica
 		      UNION ALL SELECT 'push:' || id, 'push', name, user_id, enrolled_at FROM directory.devices) a
 		LEFT JOIN directory.counters c ON c.authenticator = a.kind || ':' || a.user_id AND c.device = ''
 		WHERE a.user_id = $1 ORDER BY a.kind, a.changed_at, a.id`
-	rows, err := d.db.Query(ctx, query, id, d.now())
+	rows, err := u.db.Query(ctx, query, id, u.now())
 	if err != nil {
 		return nil, fmt.Errorf("directory: authenticators: %w", err)
 	}
@@ -274,17 +276,17 @@ func (d *Directory) Authenticators(ctx context.Context, id string) ([]Authentica
 	return list, nil
 }
 
-func (d *Directory) user(ctx context.Context, condition string, args ...any) (User, error) {
-	rows, err := d.db.Query(ctx, selectUser+condition, args...)
+func (u *Users) get(ctx context.Context, condition string, args ...any) (User, error) {
+	rows, err := u.db.Query(ctx, selectUser+condition, args...)
 	if err != nil {
 		return User{}, fmt.Errorf("directory: read user: %w", err)
 	}
-	u, err := pgx.CollectExactlyOneRow(rows, pgx.RowToStructByPos[User])
+	found, err := pgx.CollectExactlyOneRow(rows, pgx.RowToStructByPos[User])
 	if errors.Is(err, pgx.ErrNoRows) {
 		return User{}, ErrNotFound
 	}
 	if err != nil {
 		return User{}, fmt.Errorf("directory: read user: %w", err)
 	}
-	return u, nil
+	return found, nil
 }

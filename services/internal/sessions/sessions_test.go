@@ -19,15 +19,14 @@ func TestMain(m *testing.M) { testenv.Main(m) }
 type world struct {
 	*testing.T
 	db    *testenv.Database
-	users *directory.Directory
+	users *directory.Users
 	mu    sync.Mutex
 	t     time.Time
 }
 
 func newWorld(t *testing.T) *world {
 	w := &world{T: t, db: testenv.Migrated(t), t: time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC)}
-	w.users = directory.New(w.db.Pool(t, "console"), directory.Rule{After: 5}, w.now)
-	t.Cleanup(w.users.Close)
+	w.users = directory.NewUsers(directory.NewOutbox(w.db.Pool(t, "console"), w.now))
 	return w
 }
 

@@ -49,11 +49,10 @@ func (u *up) makeDemo(ctx context.Context) (password string, err error) {
 	}
 	defer pool.Close()
 	cost := u.Config.Password
-	d := directory.New(pool, directory.Rule(u.Config.Lock), time.Now)
-	defer d.Close()
+	users := directory.NewUsers(directory.NewOutbox(pool, time.Now))
 	hasher := directory.NewHasher(directory.Cost{Memory: cost.Memory, Time: cost.Time, Threads: cost.Threads}, cost.Concurrent)
 	for _, a := range demo {
-		if err := a.create(ctx, d, hasher, password); err != nil {
+		if err := a.create(ctx, users, hasher, password); err != nil {
 			return "", fmt.Errorf("demo account %s: %w", a.name, err)
 		}
 	}
@@ -61,19 +60,19 @@ func (u *up) makeDemo(ctx context.Context) (password string, err error) {
 }
 
 // create leaves a user of that name alone: an earlier start that did not come to its end made it, or it is somebody's.
-func (a demoAccount) create(ctx context.Context, d *directory.Directory, hasher *directory.Hasher, password string) (err error) {
+func (a demoAccount) create(ctx context.Context, users *directory.Users, hasher *directory.Hasher, password string) (err error) {
 	hash := ""
 	if a.primary == directory.Password {
 		if hash, err = hasher.Hash(ctx, password); err != nil {
 			return err
 		}
 	}
-	user, err := d.Create(ctx, directory.User{Name: a.name, Locale: "ja", Primary: a.primary, Phone: a.phone}, hash)
+	user, err := users.Create(ctx, directory.User{Name: a.name, Locale: "ja", Primary: a.primary, Phone: a.phone}, hash)
 	if errors.Is(err, directory.ErrTaken) {
 		return nil
 	}
 	if err == nil && a.locked {
-		_, err = d.Change(ctx, user.ID, directory.Change{Locked: new(true)})
+		_, err = users.Change(ctx, user.ID, directory.Change{Locked: new(true)})
 	}
 	return err
 }
