@@ -275,8 +275,8 @@ func (c *Client) Choose(ctx context.Context, login Login, factor Factor) (left i
 	if challenge == nil || !again && !slices.Contains(challenge.Choices, factor) {
 		return 0, ErrNotAsked
 	}
-	if again && time.Now().Before(challenge.ResendAt) {
-		return 0, &TooSoonError{At: challenge.ResendAt}
+	if at := state.again(factor); time.Now().Before(at) {
+		return 0, &TooSoonError{At: at}
 	}
 	nonce := rand.Text()
 	for round := state.Round(); round < Rounds; round++ {

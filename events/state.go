@@ -200,9 +200,10 @@ func (s *State) Challenge() *Challenge {
 					c.Exhausted = true
 				}
 			}
-			if c.ResendAt.After(c.Expires) { // what has run out can be sent again
-				c.ResendAt = c.Expires
+			if c.AttemptsLeft == 0 { // the login is about to end
+				return nil
 			}
+			c.ResendAt = s.again(c.Factor)
 			if round == Rounds { // there is no other
 				c.ResendAt, c.Choices = time.Time{}, nil
 			}
@@ -213,6 +214,21 @@ func (s *State) Challenge() *Challenge {
 		}
 	}
 	return nil
+}
+
+// again is when a factor may be asked for again: when its last challenge says so, or has run out. Zero if it was not asked for yet.
+func (s *State) again(factor Factor) time.Time {
+	for round := Rounds; round > 0; round-- {
+		c := s.Challenged[round]
+		switch {
+		case c == nil || c.Factor != factor:
+		case c.ResendAt.After(c.Expires):
+			return c.Expires
+		default:
+			return c.ResendAt
+		}
+	}
+	return time.Time{}
 }
 
 // Round is the highest round of which the outcome is known: its challenge was sent, or could not be. 0 when there is none.

@@ -182,6 +182,18 @@ func TestWhatHasRunOutCanBeSentAgain(t *testing.T) {
 	}
 }
 
+func TestNobodyIsAskedWithoutAttemptsLeft(t *testing.T) {
+	login, start := sampleLogin(t)
+	s := State{Login: login}
+	s.Add(New(login, 1, &Challenged{Factor: SMS, Expires: start.Add(time.Minute)}))
+	for left, want := range map[int]Status{1: StatusChallenge, 0: StatusPending} {
+		s.Rejected[1] = &Rejected{Round: 1, Factor: SMS, Reason: RejectedWrong, AttemptsLeft: left}
+		if got := s.Status(); got != want {
+			t.Errorf("%d left: %s, want %s", left, got, want)
+		}
+	}
+}
+
 // TestAnEndedLoginHasOneVersion lets a worker speak after the ending, and what a gateway hears arrive in every order.
 func TestAnEndedLoginHasOneVersion(t *testing.T) {
 	login, start := sampleLogin(t)

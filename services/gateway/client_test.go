@@ -289,6 +289,12 @@ func TestResendWaitsForItsTime(t *testing.T) {
 	if left, err := c.Choose(t.Context(), login, events.Token); left != 1 || err != nil {
 		t.Errorf("another factor: left %d, %v", left, err)
 	}
+	tell(t, broker, "otpvalidator", login, 2, &events.Challenged{Factor: events.Token, Expires: at, Choices: []events.Factor{events.SMS, events.Token}})
+	until(t, c, login, func(s *events.State) bool { return s.Round() == 2 })
+	_, err = c.Choose(t.Context(), login, events.SMS)
+	if early, ok := errors.AsType[*events.TooSoonError](err); !ok || !early.At.Equal(at) {
+		t.Errorf("the first again, by way of the other: %v", err)
+	}
 }
 
 func TestClientLapsesItsOwn(t *testing.T) {
