@@ -1,6 +1,7 @@
 package pages
 
 import (
+	"cmp"
 	"embed"
 	"encoding/json"
 	"fmt"
@@ -25,8 +26,16 @@ func Negotiate(acceptLanguage, override string) string {
 	if slices.Contains(languages, override) {
 		return override
 	}
-	_, i := language.MatchStrings(matcher, acceptLanguage)
-	return languages[i]
+	return cmp.Or(Asked(acceptLanguage), languages[0])
+}
+
+// Asked is which of our languages an Accept-Language header asks for, "" if for none: programs send "*", and mean nothing by it.
+func Asked(acceptLanguage string) string {
+	tags, _, _ := language.ParseAcceptLanguage(acceptLanguage) // of a broken header there are none
+	if _, i, how := matcher.Match(tags...); how > language.No {
+		return languages[i]
+	}
+	return ""
 }
 
 func otherLanguage(lang string) string {

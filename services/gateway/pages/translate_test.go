@@ -52,6 +52,16 @@ func mustCatalog(t *testing.T, lang string) catalog {
 	return c
 }
 
+func TestAsked(t *testing.T) {
+	for header, want := range map[string]string{
+		"": "", "*": "", "fr": "", "fr,*;q=0.1": "", "ja;q=zero,,;": "", "ja": "ja", "ja-JP,en;q=0.5": "ja", "fr,en;q=0.3": "en", "en-GB,*;q=0.1": "en",
+	} {
+		if got := Asked(header); got != want {
+			t.Errorf("Asked(%q) = %q, want %q", header, got, want)
+		}
+	}
+}
+
 func TestNegotiate(t *testing.T) {
 	for _, c := range []struct{ header, override, want string }{
 		{"", "", "en"},
