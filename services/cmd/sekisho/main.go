@@ -10,6 +10,7 @@ import (
 	"os/signal"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -59,6 +60,10 @@ func command(ctx context.Context, args []string, out io.Writer) error {
 	if len(args) == 0 {
 		return fmt.Errorf("%w: no command", errUsage)
 	}
+	if slices.ContainsFunc(args, asksForHelp) {
+		_, err := fmt.Fprintf(out, usage, strings.Join(names(services.All), " "))
+		return err
+	}
 	name, args := args[0], args[1:]
 	if len(args) > 0 && name != "run" {
 		return fmt.Errorf("%w: %s takes no arguments", errUsage, name)
@@ -73,10 +78,12 @@ func command(ctx context.Context, args []string, out io.Writer) error {
 	case "version":
 		_, err := fmt.Fprintln(out, version, runtime.Version())
 		return err
-	case "help", "-h", "--help":
-		_, err := fmt.Fprintf(out, usage, strings.Join(names(services.All), " "))
-		return err
 	default:
 		return fmt.Errorf("%w: unknown command %q", errUsage, name)
 	}
+}
+
+// asksForHelp tells whether an argument is one of those that people try, before or after a command.
+func asksForHelp(arg string) bool {
+	return slices.Contains([]string{"help", "-h", "-help", "--help"}, arg)
 }

@@ -381,6 +381,7 @@ func TestCommandLine(t *testing.T) {
 		{"bad configuration", []string{"SEKISHO_CONFIG=" + conf}, []string{"up"}, 1, []string{conf + ":2", "dedline"}},
 		{"configuration that is not there", []string{"SEKISHO_CONFIG=" + conf + ".not"}, []string{"up"}, 1, []string{conf + ".not"}},
 		{"help", nil, []string{"help"}, 0, []string{"sekisho run"}},
+		{"help on a command", nil, []string{"up", "-help"}, 0, []string{"sekisho run"}},
 		{"version", nil, []string{"version"}, 0, []string{"go1."}},
 	} {
 		t.Run(c.name, func(t *testing.T) {

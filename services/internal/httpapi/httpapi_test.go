@@ -91,12 +91,13 @@ func TestRoutes(t *testing.T) {
 	}{
 		"found":        {"GET", "/v1/users/alice", 200, "", "alice"},
 		"unknown":      {"GET", "/v2", 404, "", `"status":404`},
+		"leads out":    {"GET", "/v1/../v2", 404, "", `"status":404`},
 		"wrong method": {"POST", "/v1/users/alice", 405, "GET, HEAD", `"status":405`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := httptest.NewRecorder()
 			Routes(mux).ServeHTTP(w, httptest.NewRequest(tt.method, tt.path, nil))
-			if w.Code != tt.status || w.Header().Get("Allow") != tt.allow || !strings.Contains(w.Body.String(), tt.body) {
+			if w.Code != tt.status || w.Header().Get("Location") != "" || w.Header().Get("Allow") != tt.allow || !strings.Contains(w.Body.String(), tt.body) {
 				t.Fatalf("answer = %d, Allow %q, %s", w.Code, w.Header().Get("Allow"), w.Body)
 			}
 			if tt.status != 200 && w.Header().Get("Content-Type") != "application/problem+json" {

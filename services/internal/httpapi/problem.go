@@ -76,9 +76,14 @@ func Routes(mux *http.ServeMux) http.Handler {
 			mux.ServeHTTP(w, r)
 			return
 		}
-		answer := refusal{header: w.Header()}
+		answer := refusal{header: make(http.Header)}
 		fallback.ServeHTTP(&answer, r)
-		(&Problem{Status: answer.status}).Write(w)
+		if answer.status != http.StatusMethodNotAllowed { // a path such as /a/../b, which the mux would lead elsewhere, is none either
+			(&Problem{Status: http.StatusNotFound}).Write(w)
+			return
+		}
+		w.Header().Set("Allow", answer.header.Get("Allow"))
+		(&Problem{Status: http.StatusMethodNotAllowed}).Write(w)
 	})
 }
 

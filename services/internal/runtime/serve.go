@@ -2,12 +2,14 @@ package runtime
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	stdlog "log"
 	"net"
 	"net/http"
 	"runtime/debug"
+	"syscall"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -22,8 +24,11 @@ const lingering = time.Second
 // Listen opens a listener at the address that an environment variable gives, and names the variable if that fails.
 func Listen(variable, addr string) (net.Listener, error) {
 	l, err := net.Listen("tcp", addr)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return nil, fmt.Errorf("%w: another program uses the port; choose an address with %s (port 0 picks a free one)", err, variable)
+	}
 	if err != nil {
-		return nil, fmt.Errorf("%w: another program may be using the port; choose an address with %s (port 0 picks a free one)", err, variable)
+		return nil, fmt.Errorf("%w: choose an address with %s", err, variable)
 	}
 	return l, nil
 }

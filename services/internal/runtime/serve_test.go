@@ -64,8 +64,11 @@ func TestAddressInUseNamesTheVariable(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	if _, err = Listen("SEKISHO_HTTP_ADDR", l.Addr().String()); err == nil || !strings.Contains(err.Error(), "SEKISHO_HTTP_ADDR") {
-		t.Errorf("got %v", err)
+	for addr, used := range map[string]bool{l.Addr().String(): true, "foo": false} {
+		_, err = Listen("SEKISHO_HTTP_ADDR", addr)
+		if err == nil || !strings.Contains(err.Error(), "SEKISHO_HTTP_ADDR") || strings.Contains(err.Error(), "another program") != used {
+			t.Errorf("%s: %v", addr, err)
+		}
 	}
 }
 
