@@ -218,6 +218,25 @@ func TestCodeThatComesWithTheName(t *testing.T) {
 	}
 }
 
+func TestCookiesSpeakForNobodyWithoutTheirOrigin(t *testing.T) {
+	w := newWorld(t)
+	base := w.gateway()
+	app := w.app(base)
+	app.header.Set("Cookie", collectorCookie+"=assessed-1")
+	for origin, want := range map[string]string{"": "", base: "assessed-1", "https://evil.example": ""} {
+		app.header.Set("Origin", origin)
+		login := app.post("/v1/logins", startBodyFor("0s")).status(t, http.StatusCreated).view(t).login()
+		requested := w.Await(t, login, events.StepRequested, 0).Data.(*events.Requested)
+		var environment events.Environment
+		if err := w.Opener(t, "riskassessor").Open(requested.Environment, login.Subject(events.StepRequested, 0), "environment", &environment); err != nil {
+			t.Fatal(err)
+		}
+		if environment.Assessment != want {
+			t.Errorf("origin %q: assessment %q, want %q", origin, environment.Assessment, want)
+		}
+	}
+}
+
 func TestBadStarts(t *testing.T) {
 	w := newWorld(t)
 	app := w.app(w.gateway())

@@ -1,7 +1,6 @@
 package gateway
 
 import (
-	"cmp"
 	"encoding/json"
 	"net/http"
 	"slices"
@@ -27,10 +26,15 @@ type device struct {
 	Users []string `json:"users"`
 }
 
-// device reads what the client knows of itself. What this gateway has not written is no device.
-func (g *gateway) device(r *http.Request) device {
+// device reads what the client knows of itself. What this gateway has not written is no device. cookies tells whether the request's
+// cookies speak for their owner.
+func (g *gateway) device(r *http.Request, cookies bool) device {
 	var d device
-	data, mac, _ := strings.Cut(cmp.Or(r.Header.Get(deviceHeader), cookieValue(r, deviceName)), ".")
+	token := r.Header.Get(deviceHeader)
+	if token == "" && cookies {
+		token = cookieValue(r, deviceName)
+	}
+	data, mac, _ := strings.Cut(token, ".")
 	sum, err := tokenEncoding.DecodeString(mac)
 	if err != nil || !g.keys.valid(deviceCookie, data, sum) {
 		return d
@@ -43,8 +47,8 @@ func (g *gateway) device(r *http.Request) device {
 
 // deviceToken is what the client is to remember of itself from now on: that the user logged in with it. The name of a new device
 // follows from the login, so that one login makes one device, however often its answer is read.
-func (g *gateway) deviceToken(r *http.Request, login events.Login, user string) (string, error) {
-	d := g.device(r)
+func (g *gateway) deviceToken(r *http.Request, cookies bool, login events.Login, user string) (string, error) {
+	d := g.device(r, cookies)
 	if d.ID == "" {
 		d.ID = tokenEncoding.EncodeToString(g.keys.mac(newDevice, login.String())[:16])
 	}

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -151,19 +152,17 @@ func (g *gateway) begin(r *http.Request, in startBody, cookies bool) (events.Log
 	if wait := g.limits.take(source, g.now()); wait > 0 {
 		return events.Login{}, &httpapi.Problem{Status: http.StatusTooManyRequests, RetryAfter: wait}
 	}
-	if in.Assessment == "" {
+	if in.Assessment == "" && cookies {
 		if id := cookieValue(r, collectorCookie); assessmentID.MatchString(id) {
 			in.Assessment = id
 		}
 	}
-	if languages := r.Header.Get("Accept-Language"); in.Locale == "" && languages != "" {
-		in.Locale = pages.Negotiate(languages, "")
-	}
+	in.Locale = cmp.Or(in.Locale, pages.Asked(r.Header.Get("Accept-Language"))) // or else the user's own
 	login, err := events.NewLogin(g.cfg.Gateway.Name)
 	if err != nil {
 		return events.Login{}, err
 	}
-	device := g.device(r)
+	device := g.device(r, cookies)
 	request := events.Request{
 		Login: login, Prompt: g.prompt(r, in.App, in.Locale, login),
 		App: in.App, Need: factorsOf(in.ACR), Method: in.Method, User: in.User, Password: in.Password, Locale: in.Locale,

@@ -79,7 +79,9 @@ func (g *gateway) logOut(w http.ResponseWriter, r *http.Request) error {
 	if err := g.endSession(r.Context(), s.Login); err != nil {
 		return err
 	}
-	http.SetCookie(w, expired(g.sessionCookie("", 0)))
+	if _, bearer := bearerToken(r); !bearer { // a cookie beside it is of another session
+		http.SetCookie(w, expired(g.sessionCookie("", 0)))
+	}
 	w.WriteHeader(http.StatusNoContent)
 	return nil
 }

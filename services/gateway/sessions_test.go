@@ -42,7 +42,9 @@ func TestLogOutReachesEveryGateway(t *testing.T) {
 	two.header.Set("Authorization", "Bearer "+token)
 	one.get("/v1/session").status(t, http.StatusOK)
 	two.get("/v1/session").status(t, http.StatusOK) // and remembers it
-	one.do("DELETE", "/v1/session", "", "").status(t, http.StatusNoContent)
+	if out := one.do("DELETE", "/v1/session", "", "").status(t, http.StatusNoContent); out.Header.Get("Set-Cookie") != "" {
+		t.Errorf("a client without cookies got %q", out.Header.Get("Set-Cookie"))
+	}
 	one.get("/v1/session").status(t, http.StatusUnauthorized)
 	eventually(t, func() bool { return two.get("/v1/session").StatusCode == http.StatusUnauthorized })
 	one.do("DELETE", "/v1/session", "", "").status(t, http.StatusUnauthorized)

@@ -94,7 +94,7 @@ func (g *gateway) view(r *http.Request, state *events.State, bearer bool) (*logi
 		v.Session = &sessionView{User: s.Name, AMR: s.AMR, ACR: s.ACR, Expires: s.Expires.UTC()}
 	}
 	if bearer && v.SessionToken != "" {
-		v.DeviceToken, err = g.deviceToken(r, state.Login, v.granted.User)
+		v.DeviceToken, err = g.deviceToken(r, false, state.Login, v.granted.User)
 	}
 	return v, err
 }
@@ -145,7 +145,7 @@ func (g *gateway) grant(ctx context.Context, state *events.State) (session *sess
 
 // giveSession puts a session into the browser, which remembers whose it was for the next login.
 func (g *gateway) giveSession(w http.ResponseWriter, r *http.Request, session *sessions.Session, token string) error {
-	device, err := g.deviceToken(r, session.Login, session.User)
+	device, err := g.deviceToken(r, true, session.Login, session.User)
 	if err != nil {
 		return err
 	}
