@@ -80,7 +80,7 @@ func (p *people) add(risk string) (user, number string) {
 
 // Logins whose proof is a phone, from the invitation to the session.
 func TestPushRoads(t *testing.T) {
-	s := start(t, cheap)
+	s := start(t, cheap+"code: {resend_after: 0s}\n")
 	all := &people{system: s, first: 31110000}
 
 	t.Run("ID only", func(t *testing.T) {
