@@ -67,7 +67,8 @@ func Connect(ctx context.Context, url, seedFile string, o Options) (*Client, err
 	if err != nil {
 		return nil, fmt.Errorf("events: seed of gateway %s: %w", o.Gateway, err)
 	}
-	nc, err := nats.Connect(url, key, nats.Name(GatewayWorker+"/"+o.Gateway), nats.MaxReconnects(-1), NothingLater(),
+	nc, err := nats.Connect(url, key, nats.Name(GatewayWorker+"/"+o.Gateway), NothingLater(),
+		nats.MaxReconnects(-1), nats.IgnoreAuthErrorAbort(), // also when the broker has the wrong users for a moment
 		nats.CustomInboxPrefix("_INBOX_"+o.Gateway)) // the only inboxes that the gateway may listen to
 	if err != nil {
 		return nil, fmt.Errorf("events: connect gateway %s: %w", o.Gateway, err)

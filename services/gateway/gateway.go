@@ -10,6 +10,7 @@ package gateway
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"sync"
@@ -113,12 +114,24 @@ func Build(ctx context.Context, env *runtime.Env) (*runtime.Worker, error) {
 	}
 	var stop context.CancelFunc
 	g.ctx, stop = context.WithCancel(context.Background())
-	return &runtime.Worker{Public: g.handler(), Reload: g.policy.Reload, Close: func() {
+	return &runtime.Worker{Public: g.handler(), Ready: g.ready, Reload: g.policy.Reload, Close: func() {
 		stop()
 		g.answering.Wait()
 		g.client.Close()
 		store.Close()
 	}}, nil
+}
+
+// ready fails while the broker has no logins, as when it has lost its store. It asks for one that can not be there.
+func (g *gateway) ready(ctx context.Context) error {
+	login, err := events.NewLogin(g.cfg.Gateway.Name)
+	if err != nil {
+		return err
+	}
+	if _, err = events.Get(ctx, g.bus.Conn(), login, events.StepClosed, 0); errors.Is(err, events.ErrNotFound) {
+		return nil
+	}
+	return err
 }
 
 // handler serves all of the gateway's HTTP: this table, wrapped in what holds for every request.

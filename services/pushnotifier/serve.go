@@ -222,7 +222,8 @@ func (n *notifier) serve(ctx context.Context) error {
 	case <-closed:
 		err = errors.New("pushnotifier: the subscription to requests of devices is gone")
 	case <-ctx.Done():
-		if sub.Drain() == nil {
+		// While the broker is away no request comes, and to drain would wait for them.
+		if n.bus.Conn().IsConnected() && sub.Drain() == nil {
 			<-closed
 		}
 	}

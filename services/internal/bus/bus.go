@@ -13,6 +13,7 @@ import (
 	"net"
 	"net/url"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -45,6 +46,7 @@ type Bus struct {
 	log     zerolog.Logger
 	now     func() time.Time
 	metrics *metrics
+	unseen  sync.Map // step → error, of consumers
 }
 
 // Connect connects a worker and reconnects for ever. It fails when there is no broker now; the caller retries.
@@ -77,6 +79,7 @@ func Dial(address, user string, seed []byte, log zerolog.Logger, more ...nats.Op
 	options := append([]nats.Option{
 		nats.Name("sekisho " + user),
 		nats.CustomInboxPrefix(InboxPrefix(user)),
+		nats.IgnoreAuthErrorAbort(), // a broker that was given the wrong users for a moment is given the right ones again
 		nats.MaxReconnects(-1), nats.ReconnectWait(250 * time.Millisecond), nats.ReconnectJitter(250*time.Millisecond, time.Second),
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
 			if err != nil {

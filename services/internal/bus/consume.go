@@ -139,7 +139,7 @@ func (b *Bus) consume(ctx, work context.Context, h Handler, do task) error {
 		}
 	}
 	// What waits in the client ages against the ack wait, so little is fetched ahead.
-	if err := h.deliver(ctx, c, 2*h.concurrency, take, trouble); err != nil {
+	if err := h.deliver(b, ctx, c, 2*h.concurrency, take, trouble); err != nil {
 		return fmt.Errorf("bus: consumer %s: %w", consumerName(b.worker, h.name), err)
 	}
 	return nil
@@ -147,11 +147,11 @@ func (b *Bus) consume(ctx, work context.Context, h Handler, do task) error {
 
 var errGone = errors.New("it is gone")
 
-// A delivery is a way to get the messages of a consumer until ctx ends: [handOver] or [collect]. It fetches at most `most` ahead.
-type delivery func(ctx context.Context, c jetstream.Consumer, most int, take func(jetstream.Msg), trouble func(error)) error
+// A delivery is a way to get the messages of a consumer until ctx ends: handOver or collect. It fetches at most `most` ahead.
+type delivery func(b *Bus, ctx context.Context, c jetstream.Consumer, most int, take func(jetstream.Msg), trouble func(error)) error
 
 // handOver delivers each message when it comes.
-func handOver(ctx context.Context, c jetstream.Consumer, most int, take func(jetstream.Msg), trouble func(error)) error {
+func (b *Bus) handOver(ctx context.Context, c jetstream.Consumer, most int, take func(jetstream.Msg), trouble func(error)) error {
 	sub, err := c.Consume(take, jetstream.PullMaxMessages(most),
 		jetstream.ConsumeErrHandler(func(_ jetstream.ConsumeContext, err error) { trouble(err) }))
 	if err != nil {
@@ -159,7 +159,11 @@ func handOver(ctx context.Context, c jetstream.Consumer, most int, take func(jet
 	}
 	select {
 	case <-ctx.Done():
-		sub.Drain() // what still comes is handed back
+		if b.nc.IsConnected() {
+			sub.Drain() // what still comes is handed back
+		} else {
+			sub.Stop() // nothing comes, and to drain would wait for it
+		}
 		<-sub.Closed()
 		return nil
 	case <-sub.Closed():
@@ -168,7 +172,7 @@ func handOver(ctx context.Context, c jetstream.Consumer, most int, take func(jet
 }
 
 // collect delivers messages many at a time, a moment after the first of them has come.
-func collect(ctx context.Context, c jetstream.Consumer, most int, take func(jetstream.Msg), trouble func(error)) error {
+func (b *Bus) collect(ctx context.Context, c jetstream.Consumer, most int, take func(jetstream.Msg), trouble func(error)) error {
 	for ctx.Err() == nil {
 		messages, err := gather(ctx, c, most, unhurriedWait)
 		if errors.Is(err, jetstream.ErrConsumerDeleted) || errors.Is(err, jetstream.ErrConsumerNotFound) {

@@ -34,7 +34,7 @@ const (
 func On[T events.Data](fn func(ctx context.Context, e *events.Event, data T) ([]*events.Event, error)) Handler {
 	var zero T
 	return Handler{
-		stream: streamLogin, name: string(zero.Step()), concurrency: defaultConcurrency, timeout: defaultTimeout, deliver: handOver,
+		stream: streamLogin, name: string(zero.Step()), concurrency: defaultConcurrency, timeout: defaultTimeout, deliver: (*Bus).handOver,
 		run: func(ctx context.Context, e *events.Event) ([]*events.Event, error) {
 			return fn(ctx, e, e.Data.(T))
 		},
@@ -44,7 +44,7 @@ func On[T events.Data](fn func(ctx context.Context, e *events.Event, data T) ([]
 // OnTimer binds a function to the deadlines that [Bus.Schedule] asked for.
 func OnTimer(fn func(ctx context.Context, login events.Login) ([]*events.Event, error)) Handler {
 	return Handler{
-		stream: streamTimer, name: timerName, concurrency: defaultConcurrency, timeout: defaultTimeout, deliver: handOver, late: true,
+		stream: streamTimer, name: timerName, concurrency: defaultConcurrency, timeout: defaultTimeout, deliver: (*Bus).handOver, late: true,
 		timer: fn,
 	}
 }
@@ -57,13 +57,13 @@ func (h Handler) Timeout(d time.Duration) Handler { h.timeout = d; return h }
 
 // Unhurried says that nobody waits for what the handler does: events wait a moment and are fetched many at a time, which
 // costs the broker less.
-func (h Handler) Unhurried() Handler { h.deliver = collect; return h }
+func (h Handler) Unhurried() Handler { h.deliver = (*Bus).collect; return h }
 
 // Late makes the handler see events after their login's deadline too. Others do no work then: `lapsed` is published instead.
 func (h Handler) Late() Handler { h.late = true; return h }
 
 // redoHandler stands for the consumer of REDO, whose messages are handled by the handlers of the steps that they name.
-var redoHandler = Handler{stream: streamRedo, name: redoName, concurrency: 1, deliver: handOver}
+var redoHandler = Handler{stream: streamRedo, name: redoName, concurrency: 1, deliver: (*Bus).handOver}
 
 type permanent struct{ err error }
 

@@ -3,8 +3,10 @@ package bus
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus"
 )
@@ -47,20 +49,49 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 // lagEvery is how often the lag is asked for: consumer info is costly for the broker.
 const lagEvery = 15 * time.Second
 
-// watchLag keeps the lag of a consumer until the context ends.
+// unseenEvery is how soon a consumer is looked for again that could not be seen, and how long one look may take.
+const unseenEvery = time.Second
+
+// Unseen is why one of the worker's consumers could not be seen when it was last looked at, nil if all could: the broker may have lost
+// its streams.
+func (b *Bus) Unseen() (err error) {
+	b.unseen.Range(func(_, reason any) bool {
+		err = reason.(error)
+		return false
+	})
+	return err
+}
+
+// watchLag keeps the lag of a consumer, and whether it is there, until the context ends.
 func (b *Bus) watchLag(ctx context.Context, name string, c jetstream.Consumer) {
+	back := b.nc.StatusChanged(nats.CONNECTED) // to a broker that may have lost its streams
+	defer b.nc.RemoveStatusListener(back)
 	for {
-		info, err := c.Info(ctx)
-		if err == nil {
+		look, cancel := context.WithTimeout(ctx, unseenEvery)
+		info, err := c.Info(look)
+		cancel()
+		again := unseenEvery
+		switch {
+		case err == nil:
+			again = lagEvery
 			b.metrics.lag.WithLabelValues(name).Set(float64(info.NumPending))
 			b.metrics.waiting.WithLabelValues(name).Set(float64(info.NumAckPending))
-		} else if ctx.Err() == nil && !errors.Is(err, context.DeadlineExceeded) {
-			b.log.Warn().Err(err).Str("step", name).Msg("lag is unknown")
+			b.unseen.Delete(name)
+		case ctx.Err() == nil && !errors.Is(err, context.DeadlineExceeded): // an answer gets lost with the connection
+			b.metrics.lag.DeleteLabelValues(name)
+			b.metrics.waiting.DeleteLabelValues(name)
+			if _, known := b.unseen.Swap(name, fmt.Errorf("consumer %s: %w", c.CachedInfo().Name, err)); !known {
+				b.log.Warn().Err(err).Str("step", name).Msg("consumer can not be seen")
+			}
 		}
 		select {
 		case <-ctx.Done():
 			return
-		case <-time.After(lagEvery):
+		case _, open := <-back:
+			if !open {
+				back = nil
+			}
+		case <-time.After(again):
 		}
 	}
 }

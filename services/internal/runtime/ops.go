@@ -92,6 +92,8 @@ func (i *instance) lacks(ctx context.Context) (found []lack) {
 	}
 	if !i.env.Bus.Conn().IsConnected() {
 		add("bus", errors.New("not connected"))
+	} else {
+		add("bus", i.env.Bus.Unseen())
 	}
 	if i.env.DB.Ping(ctx) != nil {
 		add("database", errors.New("does not answer")) // the driver's text names hosts and roles

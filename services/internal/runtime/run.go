@@ -60,6 +60,9 @@ func Run(ctx context.Context, o Options) error {
 			}
 		}()
 	}
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP) // from here on, since unheard it would end a process that still waits for the bus
+	defer signal.Stop(hangup)
 	serve(ops, o.Ops)
 	defer ops.Close()
 	if o.Public != nil {
@@ -88,9 +91,6 @@ func Run(ctx context.Context, o Options) error {
 			running.Go(func() { l.supervise(work, i.env.Log) })
 		}
 	}
-	hangup := make(chan os.Signal, 1)
-	signal.Notify(hangup, syscall.SIGHUP)
-	defer signal.Stop(hangup)
 	running.Go(func() { p.reload(work, hangup) })
 	running.Go(func() { p.announce(work) })
 	p.phase.Store(serving)

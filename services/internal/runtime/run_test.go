@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -57,6 +58,13 @@ func newGround(t *testing.T) *ground {
 
 func (g *ground) startBroker(t *testing.T) *server.Server {
 	t.Helper()
+	s := g.startEmptyBroker(t)
+	g.provision(t)
+	return s
+}
+
+func (g *ground) startEmptyBroker(t *testing.T) *server.Server {
+	t.Helper()
 	keys, err := setup.NKeys(g.cfg, g.folder)
 	must(t, err)
 	s, err := bus.StartServer(bus.ServerConfig{
@@ -64,11 +72,15 @@ func (g *ground) startBroker(t *testing.T) *server.Server {
 	})
 	must(t, err)
 	t.Cleanup(func() { s.Shutdown(); s.WaitForShutdown() })
-	nc, err := setup.Connect(t.Context(), s.ClientURL(), g.folder, zerolog.Nop())
+	return s
+}
+
+func (g *ground) provision(t *testing.T) {
+	t.Helper()
+	nc, err := setup.Connect(t.Context(), "nats://"+g.natsAddr, g.folder, zerolog.Nop())
 	must(t, err)
 	defer nc.Close()
 	must(t, setup.NATS(t.Context(), nc, g.cfg, g.folder))
-	return s
 }
 
 // A proc is one running process of workers.
@@ -426,6 +438,44 @@ func TestHangupReloads(t *testing.T) {
 	if status, body := get(t, p.ops+"/readyz"); status != http.StatusOK {
 		t.Errorf("a reload that failed left %d %s", status, body)
 	}
+	must(t, p.end())
+}
+
+// Whoever sends the signal to all processes does no harm to one that still waits for the bus.
+func TestHangupWhileStarting(t *testing.T) {
+	g := newGround(t)
+	p := g.run(t, idle("console", runtime.Worker{}))
+	get(t, p.ops+"/healthz")
+	must(t, syscall.Kill(syscall.Getpid(), syscall.SIGHUP)) // ends this program unless the process has asked for it
+	g.startBroker(t)
+	p.awaitReady()
+	must(t, p.end())
+}
+
+// A broker that comes back without its store has no consumers: a worker can do nothing until they are set up again.
+func TestReadyTellsThatConsumersAreGone(t *testing.T) {
+	g := newGround(t)
+	broker := g.startBroker(t)
+	p := g.run(t, runtime.Service{Name: "recorder", Build: func(_ context.Context, env *runtime.Env) (*runtime.Worker, error) {
+		return &runtime.Worker{Run: []func(context.Context) error{func(ctx context.Context) error {
+			return env.Bus.Batches(ctx, bus.StreamArchive, 1, time.Millisecond, func(context.Context, []bus.Stored) error { return nil })
+		}}}, nil
+	}})
+	p.awaitReady()
+	for tick := time.NewTicker(10 * time.Millisecond); ; <-tick.C { // until it has seen its consumer
+		if _, body := get(t, p.ops+"/metrics"); strings.Contains(body, `sekisho_consumer_lag{step="ARCHIVE"`) {
+			break
+		}
+	}
+	broker.Shutdown()
+	broker.WaitForShutdown()
+	must(t, os.RemoveAll(filepath.Join(g.dir, "nats")))
+	g.startEmptyBroker(t)
+	p.await("a consumer that is gone", func(status int, body string) bool {
+		return status == http.StatusServiceUnavailable && strings.Contains(body, `"part":"bus","error":"consumer recorder-archive`)
+	})
+	g.provision(t)
+	p.await("a consumer that is back", func(status int, _ string) bool { return status == http.StatusOK })
 	must(t, p.end())
 }
 

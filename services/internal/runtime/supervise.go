@@ -2,11 +2,13 @@ package runtime
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"runtime/debug"
 	"sync/atomic"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/rs/zerolog"
 )
 
@@ -34,7 +36,7 @@ func (l *loop) supervise(ctx context.Context, log zerolog.Logger) {
 		if err == nil || ctx.Err() != nil {
 			return
 		}
-		text := err.Error()
+		text := said(err)
 		l.failure.Store(&text)
 		if time.Since(started) >= steady {
 			delay = firstDelay
@@ -46,6 +48,14 @@ func (l *loop) supervise(ctx context.Context, log zerolog.Logger) {
 		case <-time.After(delay):
 		}
 	}
+}
+
+// said is an error's text for operators. That of a database that can not be reached is not told: it names hosts and roles.
+func said(err error) string {
+	if _, away := errors.AsType[*pgconn.ConnectError](err); away {
+		return "the database can not be reached"
+	}
+	return err.Error()
 }
 
 func (l *loop) once(ctx context.Context, log zerolog.Logger) (err error) {

@@ -3,12 +3,14 @@ package runtime
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/rs/zerolog"
 )
 
@@ -67,6 +69,13 @@ func TestFailureIsToldUntilTheLoopRunsSteadily(t *testing.T) {
 		cancel()
 		<-done
 	})
+}
+
+func TestFailureOfADatabaseThatIsAwayNamesNobody(t *testing.T) {
+	_, err := pgconn.Connect(t.Context(), "postgres://recorder:secret@127.0.0.1:1/record")
+	if got := said(fmt.Errorf("recorder: %w", err)); err == nil || strings.Contains(got, "record") || !strings.Contains(got, "database") {
+		t.Errorf("%v is told as %q", err, got)
+	}
 }
 
 func TestDelayIsBounded(t *testing.T) {
