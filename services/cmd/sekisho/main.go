@@ -22,6 +22,7 @@ const usage = `Sekisho: event-driven multi-factor login.
   sekisho up               everything on this machine, with demo accounts
   sekisho setup            provision the NATS and PostgreSQL of SEKISHO_NATS_URL and SEKISHO_POSTGRES_URL
   sekisho run <worker>…    run workers on them: %s
+  sekisho rotate           replace the sealing keys day by day, beside the workers
   sekisho version          say which version this is
   sekisho help             say this
 
@@ -73,6 +74,8 @@ func command(ctx context.Context, args []string, out io.Writer) error {
 		return runUp(ctx, out)
 	case "setup":
 		return runSetup(ctx)
+	case "rotate":
+		return runRotate(ctx)
 	case "run":
 		return runWorkers(ctx, args)
 	case "version":

@@ -338,6 +338,21 @@ func TestSetupAndRunOnGivenURLs(t *testing.T) {
 		errs, _ := c.stderr.read()
 		t.Fatalf("setup: exit code %d:\n%s", code, errs)
 	}
+	keys := filepath.Join(dir, "credentials", "keys.json")
+	if err := os.Remove(keys); err != nil {
+		t.Fatal(err)
+	}
+	rotation := start(t, env, "rotate")
+	for tick := time.NewTicker(10 * time.Millisecond); ; <-tick.C { // until it has seen to the keys
+		if _, err := os.Stat(keys); err == nil {
+			break
+		}
+	}
+	rotation.signal(syscall.SIGTERM)
+	if code := rotation.exit(); code != 0 {
+		errs, _ := rotation.stderr.read()
+		t.Errorf("rotate: exit code %d:\n%s", code, errs)
+	}
 	for _, s := range services.All {
 		t.Run(s.Name, func(t *testing.T) {
 			c := start(t, env, "run", s.Name)

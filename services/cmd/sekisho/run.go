@@ -64,6 +64,25 @@ func runSetup(ctx context.Context) error {
 	return setup.Run(ctx, cfg, env, log)
 }
 
+// runRotate keeps the sealing keys fresh, which `up` does by itself.
+func runRotate(ctx context.Context) error {
+	cfg, env, log, err := load()
+	if err != nil {
+		return err
+	}
+	if env.NATSURL == "" {
+		return errors.New("not set: SEKISHO_NATS_URL (`sekisho up` rotates its keys by itself)")
+	}
+	folder := credentials.Open(env.CredentialsDir)
+	nc, err := setup.Connect(ctx, env.NATSURL, folder, log)
+	if err != nil {
+		return err
+	}
+	defer nc.Close()
+	setup.KeepRotating(ctx, nc, cfg, folder, log)
+	return nil
+}
+
 // runWorkers runs the named workers on a broker and a database that `sekisho setup` has provisioned.
 func runWorkers(ctx context.Context, names []string) error {
 	chosen, err := choose(services.All, names)

@@ -75,7 +75,27 @@ func NATS(ctx context.Context, nc *nats.Conn, cfg *config.Config, folder *creden
 	return errors.Join(differ, publishKeys(ctx, nc, folder))
 }
 
-// RotateKeys rotates the sealing keys that are due, and tells senders.
+// rotateEvery is the time between two looks at the age of the sealing keys.
+const rotateEvery = 5 * time.Minute
+
+// KeepRotating calls [RotateKeys] at once and then now and then, until ctx ends. Any number of processes may do so. Trouble is logged and
+// tried again.
+func KeepRotating(ctx context.Context, nc *nats.Conn, cfg *config.Config, folder *credentials.Folder, log zerolog.Logger) {
+	tick := time.NewTicker(rotateEvery)
+	defer tick.Stop()
+	for {
+		if err := RotateKeys(ctx, nc, cfg, folder, time.Now()); err != nil && ctx.Err() == nil {
+			log.Error().Err(err).Msg("sealing keys were not rotated, tries again")
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// RotateKeys replaces the sealing keys that are due, and tells senders.
 func RotateKeys(ctx context.Context, nc *nats.Conn, cfg *config.Config, folder *credentials.Folder, now time.Time) error {
 	if err := folder.RotateSealing(events.Recipients, now, cfg.Sealing.Rotate); err != nil {
 		return err

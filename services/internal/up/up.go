@@ -32,9 +32,6 @@ import (
 	"github.com/sekisho/sekisho/services/internal/setup"
 )
 
-// rotateEvery is the time between two looks at the age of the sealing keys.
-const rotateEvery = 5 * time.Minute
-
 // Options say what runs.
 type Options struct {
 	Services    []runtime.Service
@@ -131,7 +128,7 @@ func (u *up) run(ctx context.Context, cancel context.CancelCauseFunc) (err error
 
 	rotating, stopRotating := context.WithCancel(ctx)
 	var rotation sync.WaitGroup
-	rotation.Go(func() { u.rotateKeys(rotating, nc) })
+	rotation.Go(func() { setup.KeepRotating(rotating, nc, u.Config, u.folder, u.Log) })
 	defer rotation.Wait()
 	defer stopRotating()
 
@@ -188,22 +185,6 @@ func (u *up) closeListeners() {
 	for _, l := range []net.Listener{u.public, u.ops, u.sim} {
 		if l != nil {
 			l.Close() // again, for those whose server has closed it
-		}
-	}
-}
-
-// rotateKeys does now and then what a repeated `sekisho setup` does elsewhere.
-func (u *up) rotateKeys(ctx context.Context, nc *nats.Conn) {
-	tick := time.NewTicker(rotateEvery)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
-		if err := setup.RotateKeys(ctx, nc, u.Config, u.folder, time.Now()); err != nil && ctx.Err() == nil {
-			u.Log.Error().Err(err).Msg("sealing keys were not rotated, tries again")
 		}
 	}
 }
