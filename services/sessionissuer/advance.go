@@ -203,10 +203,27 @@ func (w *worker) endReplaced(ctx context.Context, history bus.History) error {
 // when the other ending won, or died between its two writes. Either way that instance's event is delivered again, and whoever handles
 // it finds the ending and comes here: no row outlives its login, not even one that was inserted after another instance was here.
 func (w *worker) takeBack(ctx context.Context, history bus.History) error {
-	if assessed, _ := bus.Get[*events.Assessed](history, 0); assessed == nil { // nothing is granted before that
+	requested, _ := bus.Get[*events.Requested](history, 0)
+	identified, _ := bus.Get[*events.Identified](history, 0)
+	assessed, _ := bus.Get[*events.Assessed](history, 0)
+	switch {
+	case assessed != nil:
+		return w.sessions.Remove(ctx, history[0].Login)
+	case requested != nil || identified != nil: // nothing is granted before that
 		return nil
+	default:
+		return w.endLost(ctx, history[0].Login)
 	}
-	return w.sessions.Remove(ctx, history[0].Login)
+}
+
+// endLost ends the session of a login of which the broker has lost all that came before, as with its store. It may have been granted, but
+// the record says otherwise from now on.
+func (w *worker) endLost(ctx context.Context, login events.Login) error {
+	ended, err := w.sessions.Revoke(ctx, login, "lost")
+	if err != nil || !ended {
+		return err
+	}
+	return w.bus.Revoke(ctx, login)
 }
 
 func (w *worker) count(stored *events.Event) {

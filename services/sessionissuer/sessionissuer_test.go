@@ -354,6 +354,28 @@ func TestAnotherEndingWins(t *testing.T) {
 	})
 }
 
+// A login that the broker has lost with its store may have been granted. When recorder ends it, its session ends too.
+func TestLostLoginLosesItsSession(t *testing.T) {
+	place := newPlace(t)
+	place.issuer(t)
+	p := place.login(t)
+	p.insert()
+	told, err := place.broker.Dial(t, "web").SubscribeSync("deliver.web.revoked." + p.login.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.say("recorder", 0, &events.Lapsed{Reason: "abandoned"})
+	if c := p.closed(); c.Outcome != events.Expired {
+		t.Errorf("closed: %+v", c)
+	}
+	if _, err := told.NextMsg(30 * time.Second); err != nil {
+		t.Fatalf("no gateway was told: %v", err)
+	}
+	if s, err := place.sessions.Get(t.Context(), p.login); err != nil || s.Live(time.Now()) {
+		t.Errorf("session %+v, %v", s, err)
+	}
+}
+
 func TestDeniedIsNoSoonerThanItsFloor(t *testing.T) {
 	const floor = 400 * time.Millisecond
 	place := newPlace(t)
