@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -129,7 +130,9 @@ func Connect(ctx context.Context, address string, folder *credentials.Folder, lo
 		return err
 	})
 	if errors.Is(err, nats.ErrAuthorization) {
-		return nil, fmt.Errorf("%w: the broker does not know the user; put `include \"%s/nats-users.conf\"` into its configuration and reload it, or give a user in SEKISHO_NATS_URL", err, folder.Dir())
+		// nats-server takes every path of an include as relative to the file that it stands in, one that begins with / too.
+		return nil, fmt.Errorf("%w: the broker does not know the user; put `include \"%s/nats-users.conf\"` into its configuration in %s (from another folder, another relative path) and reload it, or give a user in SEKISHO_NATS_URL",
+			err, filepath.Base(folder.Dir()), filepath.Dir(folder.Dir()))
 	}
 	return nc, err
 }

@@ -1,11 +1,13 @@
 package setup_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"net/url"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -47,13 +49,20 @@ func newSite(t *testing.T) *site {
 	must(t, setup.Credentials(s.cfg, s.folder, time.Now()))
 	// The broker reads its users from the file that setup writes, as one that is not embedded does.
 	conf := filepath.Join(dir, "nats.conf")
-	must(t, os.WriteFile(conf, []byte("listen: 127.0.0.1:-1\njetstream: { store_dir: '"+filepath.Join(dir, "nats")+"' }\ninclude 'credentials/nats-users.conf'\n"), 0o600))
-	opts, err := server.ProcessConfigFile(conf)
-	must(t, err)
-	opts.NoSigs = true
-	broker := startBroker(t, opts)
+	must(t, os.WriteFile(conf, []byte("jetstream: enabled\ninclude 'credentials/nats-users.conf'\n"), 0o600))
+	broker := startBroker(t, brokerOptions(t, conf))
 	s.env = config.Environment{NATSURL: broker.ClientURL(), PostgresURL: testenv.Postgres(t), CredentialsDir: s.folder.Dir()}
 	return s
+}
+
+// brokerOptions reads a broker's configuration, for a port and a store of the test.
+func brokerOptions(t *testing.T, conf string) *server.Options {
+	t.Helper()
+	opts, err := server.ProcessConfigFile(conf)
+	must(t, err)
+	opts.Host, opts.Port, opts.HTTPPort = "127.0.0.1", server.RANDOM_PORT, 0
+	opts.StoreDir, opts.PidFile, opts.NoSigs = filepath.Join(filepath.Dir(conf), "nats"), "", true
+	return opts
 }
 
 func startBroker(t *testing.T, opts *server.Options) *server.Server {
@@ -163,16 +172,47 @@ func TestOtherSettingsAreReportedAndNotChanged(t *testing.T) {
 	}
 }
 
+// What the error says to do, word for word, has the next run succeed.
 func TestBrokerThatDoesNotKnowTheUsersIsExplained(t *testing.T) {
 	s := newSite(t)
 	strange := credentials.Open(filepath.Join(t.TempDir(), "credentials"))
 	s.env.CredentialsDir = strange.Dir()
 	err := s.run(t.Context())
-	if err == nil || !strings.Contains(err.Error(), filepath.Join(strange.Dir(), "nats-users.conf")) {
-		t.Errorf("got %v", err)
+	if err == nil {
+		t.Fatal("the broker knows a user of another folder")
 	}
-	if _, err := strange.Seed(bus.UserSetup); err != nil {
-		t.Errorf("the credentials that the broker is to learn were not written: %v", err)
+	told := regexp.MustCompile("put `(include .*)` into its configuration in (\\S+) ").FindStringSubmatch(err.Error())
+	if told == nil {
+		t.Fatalf("got %v", err)
+	}
+	conf := filepath.Join(told[2], "nats.conf")
+	must(t, os.WriteFile(conf, []byte("jetstream: enabled\n"+told[1]+"\n"), 0o600))
+	s.env.NATSURL = startBroker(t, brokerOptions(t, conf)).ClientURL()
+	must(t, s.run(t.Context()))
+}
+
+// deploy/nats.conf is a configuration for what setup provisions, and what is commented out in it is one too.
+func TestDeployedBroker(t *testing.T) {
+	deployed, err := os.ReadFile("../../../deploy/nats.conf")
+	must(t, err)
+	cluster := regexp.MustCompile(`(?m)^( *)#(\S|  )`).ReplaceAll(deployed, []byte("$1$2")) // sentences stand after one space
+	for name, text := range map[string][]byte{"as it is": deployed, "with what is commented out": cluster} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			cfg, folder := config.Default(), credentials.Open(filepath.Join(dir, "credentials"))
+			must(t, setup.Credentials(cfg, folder, time.Now()))
+			conf := filepath.Join(dir, "nats.conf")
+			must(t, os.WriteFile(conf, text, 0o600))
+			opts := brokerOptions(t, conf)
+			if clustered := opts.Cluster.Name != ""; clustered != opts.SyncAlways || clustered != (len(opts.Routes) == 3) || clustered == bytes.Equal(text, deployed) {
+				t.Errorf("cluster %q of %d, sync always: %v", opts.Cluster.Name, len(opts.Routes), opts.SyncAlways)
+			}
+			opts.Cluster, opts.Routes = server.ClusterOpts{}, nil // the others are not there
+			nc, err := setup.Connect(t.Context(), startBroker(t, opts).ClientURL(), folder, zerolog.Nop())
+			must(t, err)
+			defer nc.Close()
+			must(t, setup.NATS(t.Context(), nc, cfg, folder))
+		})
 	}
 }
 
