@@ -17,7 +17,7 @@ type DeviceRequest struct {
 	Method  string `json:"method"`
 	Path    string `json:"path"`
 	Body    []byte `json:"body,omitempty"`
-	Proof   string `json:"proof,omitempty"`   // the header Authorization of a phone
+	Proof   string `json:"proof,omitempty"`   // the header Authorization of a phone; an answer to a prompt has none
 	Session string `json:"session,omitempty"` // id of the login of the user's session at this gateway; empty for a phone
 	Base    string `json:"base,omitempty"`    // origin of the gateway as the client reaches it, for the URLs of the answer
 }

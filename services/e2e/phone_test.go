@@ -41,7 +41,9 @@ func (s *system) phone() *phone {
 	return newPhone(s.t, func(r events.DeviceRequest) (int, []byte) {
 		req, err := http.NewRequestWithContext(s.t.Context(), r.Method, s.HTTP+r.Path, bytes.NewReader(r.Body))
 		must(s.t, err)
-		req.Header.Set("Authorization", r.Proof)
+		if r.Proof != "" {
+			req.Header.Set("Authorization", r.Proof)
+		}
 		if len(r.Body) > 0 {
 			req.Header.Set("Content-Type", "application/json")
 		}
@@ -90,10 +92,15 @@ func (p *phone) call(method, path string, body, dst any) int {
 		data, err = json.Marshal(body)
 		must(p.t, err)
 	}
-	status, answer := p.send(events.DeviceRequest{Method: method, Path: path, Body: data, Proof: p.proof(method, path, data)})
+	return p.request(events.DeviceRequest{Method: method, Path: path, Body: data, Proof: p.proof(method, path, data)}, dst)
+}
+
+func (p *phone) request(r events.DeviceRequest, dst any) int {
+	p.t.Helper()
+	status, answer := p.send(r)
 	if dst != nil {
 		if err := json.Unmarshal(answer, dst); err != nil && err != io.EOF {
-			p.t.Fatalf("%s %s: %d %s: %v", method, path, status, answer, err)
+			p.t.Fatalf("%s %s: %d %s: %v", r.Method, r.Path, status, answer, err)
 		}
 	}
 	return status
@@ -216,15 +223,19 @@ func (p *phone) warned(n int) (found []notice) {
 	return found
 }
 
-// decide answers a prompt: "approve" with the number that the login page shows, "deny" or "not_me". It returns the result.
+// decide answers a prompt: "approve" with the number that the login page shows, "deny" or "not_me". It returns the result. What it signs
+// is all that proves the request.
 func (p *phone) decide(about prompt, decision, number string) (status int, result string) {
 	p.t.Helper()
 	assertion := p.sign("sekisho-assertion+jwt", jwt.MapClaims{
-		"login": about.Login, "round": about.Round, "nonce": about.Nonce, "number": number, "decision": decision, "iat": time.Now().Unix(),
+		"login": about.Login, "round": about.Round, "nonce": about.Nonce, "number": number, "decision": decision,
+		"iat": time.Now().Unix(), "jti": rand.Text(),
 	})
+	body, err := json.Marshal(map[string]string{"assertion": assertion})
+	must(p.t, err)
 	var answer struct {
 		Result string `json:"result"`
 	}
-	status = p.call(http.MethodPost, "/v1/authenticator/prompts", map[string]string{"assertion": assertion}, &answer)
+	status = p.request(events.DeviceRequest{Method: http.MethodPost, Path: "/v1/authenticator/prompts", Body: body}, &answer)
 	return status, answer.Result
 }

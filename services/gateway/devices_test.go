@@ -101,6 +101,16 @@ func TestPhonesAreHandedOn(t *testing.T) {
 		t.Errorf("handed on %+v", q)
 	}
 
+	// What proves an answer is in it.
+	for _, header := range []string{"", "Device a.b.c", "Bearer x"} {
+		phone.header.Set("Authorization", header)
+		phone.post("/v1/authenticator/prompts", map[string]string{"assertion": "d.e.f"}).status(t, http.StatusOK)
+		if q := d.last(); q.Method != "POST" || q.Path != "/v1/authenticator/prompts" || string(q.Body) != `{"assertion":"d.e.f"}` || q.Proof != "" {
+			t.Errorf("handed on %+v", q)
+		}
+	}
+	phone.header.Set("Authorization", "Device a.b.c")
+
 	d.answer = func(events.DeviceRequest) events.DeviceResponse {
 		return events.DeviceResponse{Status: http.StatusTooManyRequests, Type: "application/problem+json", Body: []byte(`{}`), RetryAfter: 7}
 	}
@@ -112,6 +122,11 @@ func TestPhonesAreHandedOn(t *testing.T) {
 		if r := phone.get(path).status(t, http.StatusUnauthorized); r.Header.Get("WWW-Authenticate") != "Device" {
 			t.Errorf("%s: headers %v", path, r.Header)
 		}
+	}
+	phone.header.Del("Authorization")
+	r = phone.post("/v1/authenticator/prompts", map[string]string{"assertion": "d.e.f"}).status(t, http.StatusUnauthorized)
+	if r.Header.Get("WWW-Authenticate") != "Device" {
+		t.Errorf("an answer: headers %v", r.Header)
 	}
 }
 

@@ -31,6 +31,20 @@ func (g *gateway) askAsPhone(w http.ResponseWriter, r *http.Request) (events.Dev
 		w.Header().Set("WWW-Authenticate", "Device")
 		return events.DeviceResponse{}, errNobody
 	}
+	return g.forwardProven(w, r, proof)
+}
+
+// forwardAnswer hands on a phone's answer to a prompt. What the phone has signed in the body proves the request, so a header does not count.
+func (g *gateway) forwardAnswer(w http.ResponseWriter, r *http.Request) error {
+	response, err := g.forwardProven(w, r, "")
+	if err != nil {
+		return err
+	}
+	writeResponse(w, response)
+	return nil
+}
+
+func (g *gateway) forwardProven(w http.ResponseWriter, r *http.Request, proof string) (events.DeviceResponse, error) {
 	response, err := g.forward(w, r, events.DeviceRequest{Proof: proof})
 	if response.Status == http.StatusUnauthorized {
 		w.Header().Set("WWW-Authenticate", "Device")

@@ -154,7 +154,7 @@ func (g *gateway) handler() http.Handler {
 		"DELETE /v1/authenticator/devices/{id}": g.forwardPhone,
 		"PUT /v1/authenticator/subscription":    g.forwardPhone,
 		"GET /v1/authenticator/prompts":         g.forwardPhone,
-		"POST /v1/authenticator/prompts":        g.forwardPhone,
+		"POST /v1/authenticator/prompts":        g.forwardAnswer,
 		"POST /v1/authenticator/notices/{id}":   g.forwardPhone,
 		"GET /v1/authenticator/stream":          g.streamHints,
 		"POST /v1/activations":                  g.forwardUser,

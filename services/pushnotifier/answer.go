@@ -2,7 +2,6 @@ package pushnotifier
 
 import (
 	"context"
-	"crypto/ecdsa"
 	"crypto/rand"
 	"errors"
 	"math"
@@ -16,19 +15,9 @@ import (
 var errOver = errors.New("pushnotifier: the prompt is over")
 
 // answer takes a device's answer to a prompt: it becomes the next free of the login's five attempts, and gets its verdict.
-// If this process dies between the two, decide follows up. Errors: errToken, errOver.
-func (n *notifier) answer(ctx context.Context, c caller, token string) (*verdict, error) {
-	var claims assertion
-	err := verify(token, assertionType, &claims, func(h header) (*ecdsa.PublicKey, error) {
-		if h.device != c.device.ID {
-			return nil, errToken
-		}
-		return n.keys.of(c.device)
-	})
-	if err != nil {
-		return nil, err
-	}
-	p, err := n.answered(ctx, c.device, &claims)
+// If this process dies between the two, decide follows up. Errors: errAssertion, errOver.
+func (n *notifier) answer(ctx context.Context, c caller, token string, claims *assertion) (*verdict, error) {
+	p, err := n.answered(ctx, c.device, claims)
 	if err != nil {
 		return nil, err
 	}
@@ -46,7 +35,7 @@ func (n *notifier) answer(ctx context.Context, c caller, token string) (*verdict
 	}
 	said := false
 	defer func() { release(said) }()
-	v, err := n.conclude(ctx, e, &signed{c.device, claims, p})
+	v, err := n.conclude(ctx, e, &signed{c.device, *claims, p})
 	// More than a verdict follows from "not me", and none of it may get lost: that is for decide.
 	said = err == nil && v.reason != events.RejectedNotMe
 	if err == nil && v.settled() {
@@ -90,20 +79,20 @@ func judged(history bus.History, e *events.Event, v *verdict) bool {
 // answered is the prompt that an assertion of a device is about.
 func (n *notifier) answered(ctx context.Context, device directory.Device, claims *assertion) (*prompt, error) {
 	login, err := events.ParseLogin(claims.Login)
-	if err != nil || claims.Round < 1 || claims.Round > events.Rounds || !fresh(claims.IssuedAt, n.now()) {
-		return nil, errToken
+	if err != nil || claims.Round < 1 || claims.Round > events.Rounds {
+		return nil, errAssertion
 	}
 	switch claims.Decision {
 	case approve, deny, notMe:
 	default:
-		return nil, errToken
+		return nil, errAssertion
 	}
 	p, err := n.store.prompt(ctx, place{login, claims.Round})
 	switch {
 	case err != nil:
 		return nil, err
 	case p == nil || !p.answeredBy(device, claims):
-		return nil, errToken
+		return nil, errAssertion
 	case p.Ended:
 		return nil, errOver
 	}

@@ -3,6 +3,7 @@ package pushnotifier
 import (
 	"context"
 	"crypto/rand"
+	"fmt"
 	"net/http"
 	"strings"
 	"testing"
@@ -122,32 +123,82 @@ func TestRefused(t *testing.T) {
 		"signed long ago":   {sign(set("iat", time.Now().Add(-2*time.Minute).Unix())), "422"},
 		"signed in advance": {sign(set("iat", time.Now().Add(2*time.Minute).Unix())), "422"},
 		"without time":      {sign(func(c jwt.MapClaims) { delete(c, "iat") }), "422"},
+		"without id":        {sign(func(c jwt.MapClaims) { delete(c, "jti") }), "422"},
+		"a short id":        {sign(set("jti", strings.Repeat("x", minProofID-1))), "422"},
+		"a long id":         {sign(set("jti", strings.Repeat("x", maxProofID+1))), "422"},
+		"no text as id":     {sign(set("jti", strings.Repeat("\x00", minProofID))), "422"},
 		"another user's device": {func(t *testing.T, _ *phone, asked promptView, l *login) string {
 			bob := l.phone(t, "bob")
 			return bob.answer(t, bob.assertion(t, asked, approve, number))
 		}, "422"},
-		"another device's assertion": {func(t *testing.T, p *phone, asked promptView, l *login) string {
+		"in another device's name": {func(t *testing.T, p *phone, asked promptView, l *login) string {
 			second := l.phone(t, "alice")
-			return second.answer(t, p.assertion(t, asked, approve, number))
-		}, "422"},
+			second.id, p.id = p.id, second.id
+			expect(t, "the other way round", p.answer(t, p.assertion(t, asked, approve, number)), "401")
+			return second.answer(t, second.assertion(t, asked, approve, number))
+		}, "401"},
 		"a proof in its place": {func(t *testing.T, p *phone, asked promptView, l *login) string {
 			return p.answer(t, p.proof(t, "POST", "/v1/authenticator/prompts", nil))
-		}, "422"},
+		}, "401"},
+		"a proof that says the same": {func(t *testing.T, p *phone, asked promptView, l *login) string {
+			p.header = map[string]any{"typ": proofType}
+			return p.answer(t, p.assertion(t, asked, approve, number))
+		}, "401"},
+		"another proof beside a bad one": {func(t *testing.T, p *phone, asked promptView, l *login) string {
+			forged := *p
+			forged.key = newKey(t)
+			r := answering(forged.assertion(t, asked, approve, number))
+			r.Proof = "Device " + p.proof(t, r.Method, r.Path, r.Body)
+			status, _ := l.send(t, r)
+			return fmt.Sprint(status)
+		}, "401"},
 		"truncated signature": {func(t *testing.T, p *phone, asked promptView, l *login) string {
 			token := p.assertion(t, asked, approve, number)
 			return p.answer(t, token[:len(token)-8])
-		}, "422"},
+		}, "401"},
 		"no signature": {func(t *testing.T, p *phone, asked promptView, l *login) string {
 			token := p.assertion(t, asked, approve, number)
 			return p.answer(t, token[:strings.LastIndexByte(token, '.')+1])
-		}, "422"},
+		}, "401"},
+		"another's claims": {func(t *testing.T, p *phone, asked promptView, l *login) string {
+			wrong := strings.Split(p.assertion(t, asked, approve, "000000"), ".")
+			right := strings.Split(p.assertion(t, asked, approve, number), ".")
+			return p.answer(t, strings.Join([]string{right[0], right[1], wrong[2]}, "."))
+		}, "401"},
 		"another key": {func(t *testing.T, p *phone, asked promptView, l *login) string {
 			forged := *p
 			forged.key = newKey(t)
 			return p.answer(t, forged.assertion(t, asked, approve, number))
+		}, "401"},
+		"an invitation's": {func(t *testing.T, p *phone, asked promptView, l *login) string {
+			b := point(t, p.key)
+			p.id, p.header = "", map[string]any{"jwk": map[string]any{"kty": "EC", "crv": "P-256", "x": encode(b[1:33]), "y": encode(b[33:])}}
+			return p.answer(t, p.assertion(t, asked, approve, number))
+		}, "401"},
+		"too long": {sign(set("more", strings.Repeat("x", maxJWS))), "401"},
+		"nothing":  {func(t *testing.T, p *phone, _ promptView, _ *login) string { return p.answer(t, "") }, "401"},
+		"with more in the body": {func(t *testing.T, p *phone, asked promptView, l *login) string {
+			r := answering(p.assertion(t, asked, approve, number))
+			r.Body = append(r.Body[:len(r.Body)-1], `,"decision":"approve"}`...)
+			status, _ := l.send(t, r)
+			return fmt.Sprint(status)
 		}, "422"},
+		"twice in the body": {func(t *testing.T, p *phone, asked promptView, l *login) string {
+			r := answering(p.assertion(t, asked, deny, ""))
+			r.Body = append(r.Body[:len(r.Body)-1], `,"assertion":"`+p.assertion(t, asked, approve, number)+`"}`...)
+			status, _ := l.send(t, r)
+			return fmt.Sprint(status)
+		}, "400"},
 		"removed device": {func(t *testing.T, p *phone, asked promptView, l *login) string {
 			l.sql(t, `DELETE FROM directory.devices WHERE id = $1`, p.id)
+			return p.answer(t, p.assertion(t, asked, approve, number))
+		}, "401"},
+		"removed device, by who has never heard of it": {func(t *testing.T, p *phone, asked promptView, l *login) string {
+			l.sql(t, `DELETE FROM directory.devices WHERE id = $1`, p.id)
+			return fmt.Sprint(handle(t.Context(), l.notifier(t).routes(), caller{gateway: "web"}, answering(p.assertion(t, asked, approve, number))).Status)
+		}, "401"},
+		"a key that is not the device's any more": {func(t *testing.T, p *phone, asked promptView, l *login) string {
+			l.sql(t, `UPDATE directory.devices SET public_key = $2 WHERE id = $1`, p.id, point(t, newKey(t)))
 			return p.answer(t, p.assertion(t, asked, approve, number))
 		}, "401"},
 		"after the prompt's time": {func(t *testing.T, p *phone, asked promptView, l *login) string {
@@ -198,16 +249,63 @@ func TestReplayedApproval(t *testing.T) {
 	p := s.phone(t, "alice")
 	l := s.login(t, "alice")
 	l.challenged(t, n, 1)
-	path := "/v1/authenticator/prompts"
-	body := []byte(`{"assertion":"` + p.assertion(t, p.asked(t), approve, number) + `"}`)
-	request := events.DeviceRequest{Method: "POST", Path: path, Body: body, Proof: "Device " + p.proof(t, "POST", path, body)}
+	asked := p.asked(t)
+	request := answering(p.assertion(t, asked, approve, number))
 	status, _ := s.send(t, request)
 	expect(t, "first", status, http.StatusOK)
 	status, _ = s.send(t, request)
 	expect(t, "the same again", status, http.StatusUnauthorized)
-	request.Proof = "Device " + p.proof(t, "POST", path, body)
+	request.Proof = "Device " + p.proof(t, request.Method, request.Path, request.Body)
 	status, _ = s.send(t, request)
-	expect(t, "the same assertion again", status, http.StatusConflict)
+	expect(t, "the same with a proof", status, http.StatusUnauthorized)
+	expect(t, "another that says the same", p.answer(t, p.assertion(t, asked, approve, number)), "409")
+	expect(t, "attempts", l.has(t, events.StepAnswered, 2), false)
+}
+
+// Nor is a wrong number that was heard another attempt, whichever process gets it.
+func TestReplayedWrongNumber(t *testing.T) {
+	s := newSite(t)
+	n := s.serve(t)
+	p := s.phone(t, "alice")
+	l := s.login(t, "alice")
+	l.challenged(t, n, 1)
+	asked := p.asked(t)
+	used := p.assertion(t, asked, approve, "000000")
+	expect(t, "first", p.answer(t, used), "wrong 2")
+	for range 2 {
+		expect(t, "the same again", p.answer(t, used), "401")
+	}
+	other := s.start(t).routes() // that has never heard of the device
+	response := handle(t.Context(), other, caller{gateway: "web", after: new([]task)}, answering(used))
+	expect(t, "the same to another process", response.Status, http.StatusUnauthorized)
+	id := rand.Text()
+	_, err := n.store.useProof(t.Context(), p.id, id)
+	check(t, err)
+	expect(t, "with the id of a proof that was used", p.answer(t, p.assertion(t, asked, approve, number, func(c jwt.MapClaims) { c["jti"] = id })), "401")
+	expect(t, "attempts", l.has(t, events.StepAnswered, 2), false)
+	expect(t, "the right one", p.answer(t, p.assertion(t, asked, approve, number)), "approved 2")
+}
+
+// One assertion that two processes get many times at one instant is one attempt.
+func TestOneAssertionAtOnce(t *testing.T) {
+	s := newSite(t)
+	processes := []http.Handler{s.start(t).routes(), s.start(t).routes()}
+	p := s.phone(t, "alice")
+	l := s.login(t, "alice")
+	l.challenged(t, s.serve(t), 1)
+	request := answering(p.assertion(t, p.asked(t), approve, "000000"))
+	statuses := make(chan int, 20)
+	for i := range cap(statuses) {
+		go func() {
+			statuses <- handle(t.Context(), processes[i%2], caller{gateway: "web", after: new([]task)}, request).Status
+		}()
+	}
+	got := make(map[int]int)
+	for range cap(statuses) {
+		got[<-statuses]++
+	}
+	expect(t, "statuses", got, map[int]int{200: 1, 401: 19})
+	expect(t, "verdict", l.verdict(t, 1), "wrong 4")
 	expect(t, "attempts", l.has(t, events.StepAnswered, 2), false)
 }
 

@@ -69,7 +69,8 @@ func (n *notifier) listPrompts(w http.ResponseWriter, r *http.Request, c caller)
 	return nil
 }
 
-// answerPrompt takes a device's answer and says what it came to.
+// answerPrompt takes a device's answer and says what it came to. The assertion is the request's proof too, so that a device signs
+// once; a proof that comes along in the header is not looked at.
 func (n *notifier) answerPrompt(w http.ResponseWriter, r *http.Request, c caller) error {
 	var asked struct {
 		Assertion string `json:"assertion"`
@@ -77,10 +78,19 @@ func (n *notifier) answerPrompt(w http.ResponseWriter, r *http.Request, c caller
 	if err := httpapi.Decode(w, r, maxBody, &asked); err != nil {
 		return err
 	}
-	v, err := n.answer(r.Context(), c, asked.Assertion)
+	var claims assertion
+	by, err := n.signer(r.Context(), asked.Assertion, assertionType, &claims)
+	if err != nil {
+		return err
+	}
+	if !fresh(claims.RegisteredClaims, n.now()) {
+		return errAssertion
+	}
+	if err := n.admit(r.Context(), &c, by, claims.ID); err != nil {
+		return err
+	}
+	v, err := n.answer(r.Context(), c, asked.Assertion, &claims)
 	switch {
-	case errors.Is(err, errToken):
-		return httpapi.Invalid("assertion", "not an answer of this device to a prompt of its user")
 	case errors.Is(err, errOver):
 		return errPromptOver
 	case err != nil:
@@ -105,6 +115,9 @@ func (n *notifier) answerPrompt(w http.ResponseWriter, r *http.Request, c caller
 	}{result, max(0, n.settings.Wrong-v.wrong)})
 	return nil
 }
+
+// errAssertion says that what a known device has signed is no answer at this moment.
+var errAssertion = httpapi.Invalid("assertion", "not an answer of this device to a prompt of its user")
 
 var errPromptOver = &httpapi.Problem{Status: http.StatusConflict, Detail: "the prompt is over"}
 

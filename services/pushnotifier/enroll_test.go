@@ -319,7 +319,7 @@ func TestProblems(t *testing.T) {
 		{"POST", "/v1/authenticator/prompts", "canary", 422},
 		{"POST", "/v1/authenticator/prompts", map[string]string{"canary": "x"}, 422},
 		{"POST", "/v1/authenticator/prompts", strings.Repeat("x", maxBody), 413},
-		{"POST", "/v1/authenticator/prompts", map[string]string{"assertion": strings.Repeat("x", maxJWS+1)}, 422},
+		{"POST", "/v1/authenticator/prompts", map[string]string{"assertion": strings.Repeat("x", maxJWS+1)}, 401},
 		{"POST", "/v1/authenticator/notices/unknown", map[string]string{"decision": "seen"}, 404},
 		{"POST", "/v1/authenticator/notices/unknown", map[string]string{"decision": "canary"}, 422},
 	} {

@@ -7,6 +7,7 @@ import (
 	"crypto/subtle"
 	"encoding/base64"
 	"errors"
+	"strings"
 	"time"
 
 	"github.com/golang-jwt/jwt/v5"
@@ -23,7 +24,7 @@ const (
 	skew = time.Minute
 	// maxJWS bounds what is parsed at all, in bytes. A phone's tokens have some 500.
 	maxJWS = 4 << 10
-	// minProofID and maxProofID bound the id of a proof, in bytes.
+	// minProofID and maxProofID bound the id of a proof or an assertion, in bytes.
 	minProofID, maxProofID = 16, 64
 )
 
@@ -44,8 +45,7 @@ func (p *proof) check(method, path string, body []byte, now time.Time) error {
 	sum := sha256.Sum256(body)
 	switch {
 	case p.Method != method || p.Path != path || subtle.ConstantTimeCompare([]byte(p.Body), []byte(encode(sum[:]))) != 1,
-		len(p.ID) < minProofID || len(p.ID) > maxProofID,
-		!fresh(p.IssuedAt, now):
+		!fresh(p.RegisteredClaims, now):
 		return errToken
 	}
 	return nil
@@ -58,19 +58,23 @@ const (
 	notMe   = "not_me"
 )
 
-// An assertion is a device's answer to one prompt.
+// An assertion is a device's answer to one prompt, and the proof of the one request that brings it: nothing else is in that request.
 type assertion struct {
 	Login                string `json:"login"` // "<gateway>/<id>"
 	Round                int    `json:"round"`
 	Nonce                string `json:"nonce"`  // base64url of the prompt's
 	Number               string `json:"number"` // as the user typed it; empty with any decision but approve
 	Decision             string `json:"decision"`
-	jwt.RegisteredClaims        // iat counts
+	jwt.RegisteredClaims        // iat and jti count
 }
 
-func fresh(at *jwt.NumericDate, now time.Time) bool {
-	return at != nil && now.Sub(at.Time).Abs() <= skew
+// fresh tells whether a proof or an assertion was made for this moment, and has an id by which it can be used up.
+func fresh(c jwt.RegisteredClaims, now time.Time) bool {
+	return c.IssuedAt != nil && now.Sub(c.IssuedAt.Time).Abs() <= skew && len(c.ID) >= minProofID && len(c.ID) <= maxProofID && storable(c.ID)
 }
+
+// storable tells whether PostgreSQL knows such a text. With one that it does not know, the statement fails for all who share it.
+func storable(text string) bool { return strings.IndexByte(text, 0) < 0 }
 
 // A header is what counts of a token's header.
 type header struct {
@@ -116,7 +120,9 @@ func readHeader(fields map[string]any, typ string) (header, error) {
 				return header{}, errToken
 			}
 		case "kid":
-			h.device, _ = value.(string)
+			if h.device, _ = value.(string); !storable(h.device) {
+				return header{}, errToken
+			}
 		case "jwk":
 			h.key = readJWK(value)
 		default: // "crit" above all (RFC 7515 section 4.1.11)

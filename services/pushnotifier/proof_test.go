@@ -178,7 +178,13 @@ func TestProof(t *testing.T) {
 		{"without id", set("jti", nil), 401},
 		{"a short id", set("jti", "x"), 401},
 		{"a long id", set("jti", strings.Repeat("x", 65)), 401},
+		{"no text as id", set("jti", strings.Repeat("\x00", 20)), 401},
 		{"an assertion", "Device " + p.assertion(t, promptView{}, approve, ""), 401},
+		{"no text as name", func() string {
+			forged := *p
+			forged.id = "\x00"
+			return "Device " + forged.proof(t, "GET", path, nil)
+		}(), 401},
 		{"another device's name", func() string {
 			forged := *p
 			forged.id = other.id

@@ -14,6 +14,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/golang-jwt/jwt/v5"
 	"github.com/nats-io/nats.go"
 
 	"github.com/sekisho/sekisho/events"
@@ -40,7 +41,7 @@ func (n *notifier) routes() http.Handler {
 	mux.HandleFunc("DELETE /v1/authenticator/devices/{id}", n.byDevice(n.removeDevice))
 	mux.HandleFunc("PUT /v1/authenticator/subscription", n.byDevice(n.subscribe))
 	mux.HandleFunc("GET /v1/authenticator/prompts", n.byDevice(n.listPrompts))
-	mux.HandleFunc("POST /v1/authenticator/prompts", n.byDevice(n.answerPrompt))
+	mux.HandleFunc("POST /v1/authenticator/prompts", n.guarded(n.answerPrompt))
 	mux.HandleFunc("POST /v1/authenticator/notices/{id}", n.byDevice(n.answerNotice))
 	mux.HandleFunc("GET /v1/authenticator/stream", n.byDevice(n.openStream))
 	mux.HandleFunc("POST /v1/activations", n.bySession(n.withEnough(n.activate)))
@@ -55,7 +56,7 @@ type caller struct {
 	gateway string // that handed the request on
 	base    string // origin of that gateway
 	login   string // id of the login of a signed-in user's session; "" for a device
-	proof   string // token of a device; "" for a signed-in user
+	proof   string // of a device, from the header; "" for a signed-in user
 
 	// Known once the caller is:
 	user    string            // opaque id
@@ -83,7 +84,8 @@ var errStranger = &httpapi.Problem{Status: http.StatusUnauthorized, Detail: "the
 // A handler answers a request of a caller, or returns why it can not.
 type handler func(w http.ResponseWriter, r *http.Request, c caller) error
 
-// guarded turns the error of a handler into an answer: a problem is for the client, any other error is a 503.
+// guarded turns the error of a handler into an answer: a problem is for the client, whose token was refused is a stranger, any other error
+// is a 503.
 func (n *notifier) guarded(h handler) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		err := h(w, r, r.Context().Value(callerKey{}).(caller))
@@ -91,7 +93,10 @@ func (n *notifier) guarded(h handler) http.HandlerFunc {
 			return
 		}
 		problem, known := errors.AsType[*httpapi.Problem](err)
-		if !known {
+		switch {
+		case errors.Is(err, errToken):
+			problem = errStranger
+		case !known:
 			n.log.Error().Err(err).Str("route", r.Pattern).Msg("request of a device failed")
 			problem = &httpapi.Problem{Status: http.StatusServiceUnavailable, RetryAfter: time.Second}
 		}
@@ -106,16 +111,16 @@ func (n *notifier) byDevice(h handler) http.HandlerFunc {
 		if err != nil {
 			return err
 		}
-		c.device, err = n.authenticate(r.Context(), c.proof, r.Method, r.URL.Path, body)
-		switch {
-		case errors.Is(err, errToken):
-			return errStranger
-		case err != nil:
-			return err
+		var p proof
+		by, err := n.signer(r.Context(), c.proof, proofType, &p)
+		if err == nil {
+			err = p.check(r.Method, r.URL.Path, body, n.now())
 		}
-		c.user = c.device.User
-		if n.now().Sub(c.device.Seen) > time.Minute {
-			c.later("a device has been seen", func(ctx context.Context) error { return n.devices.Saw(ctx, c.device.ID) })
+		if err == nil {
+			err = n.admit(r.Context(), &c, by, p.ID)
+		}
+		if err != nil {
+			return err
 		}
 		return h(w, r, c)
 	})
@@ -131,38 +136,42 @@ func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	return body, nil
 }
 
-// authenticate finds the device whose proof came with a request, and uses the proof up. The signature is checked before anything is
-// written, if possible with a key that is known here. When the proof is used up, the device must still have that key.
-func (n *notifier) authenticate(ctx context.Context, token, method, path string, body []byte) (directory.Device, error) {
-	var (
-		p    proof
-		id   string
-		used *ecdsa.PublicKey
-	)
-	err := verify(token, proofType, &p, func(h header) (_ *ecdsa.PublicKey, err error) {
-		id = h.device
-		if used = n.keys.known(id); used == nil {
-			used, err = n.keyOf(ctx, new(directory.Device))(h)
+// A signer is the device that a token names, and the key that its signature is good for.
+type signer struct {
+	device string
+	key    *ecdsa.PublicKey
+}
+
+// signer reads the claims of a token and checks its signature, if possible with a key that is known here. Nothing is written for
+// whoever does not hold the key.
+func (n *notifier) signer(ctx context.Context, token, typ string, claims jwt.Claims) (by signer, err error) {
+	err = verify(token, typ, claims, func(h header) (_ *ecdsa.PublicKey, err error) {
+		by.device = h.device
+		if by.key = n.keys.known(h.device); by.key == nil {
+			by.key, err = n.keyOf(ctx, new(directory.Device))(h)
 		}
-		return used, err
+		return by.key, err
 	})
-	if err == nil {
-		err = p.check(method, path, body, n.now())
-	}
+	return by, err
+}
+
+// admit makes a device the caller and uses up its proof, by its id. The device must still be there, and have the key that was checked with.
+func (n *notifier) admit(ctx context.Context, c *caller, by signer, id string) error {
+	device, err := n.store.useProof(ctx, by.device, id)
 	if err != nil {
-		return directory.Device{}, err
-	}
-	device, err := n.store.useProof(ctx, id, p.ID)
-	if err != nil {
-		return directory.Device{}, err
+		return err
 	}
 	if device == nil {
-		return directory.Device{}, errToken
+		return errToken
 	}
-	if key, err := n.keys.of(*device); err != nil || !key.Equal(used) {
-		return directory.Device{}, errToken
+	if key, err := n.keys.of(*device); err != nil || !key.Equal(by.key) {
+		return errToken
 	}
-	return *device, nil
+	c.device, c.user = *device, device.User
+	if n.now().Sub(device.Seen) > time.Minute {
+		c.later("a device has been seen", func(ctx context.Context) error { return n.devices.Saw(ctx, device.ID) })
+	}
+	return nil
 }
 
 // keyOf looks up the device that a token names, and gives its key.

@@ -421,7 +421,7 @@ func fetch(t testing.TB, p *phone) (f fetched) {
 func (p *phone) assertion(t testing.TB, asked promptView, decision, number string, change ...func(jwt.MapClaims)) string {
 	t.Helper()
 	claims := jwt.MapClaims{"login": asked.Login, "round": asked.Round, "nonce": asked.Nonce, "number": number, "decision": decision,
-		"iat": p.clock().Add(p.at).Unix()}
+		"iat": p.clock().Add(p.at).Unix(), "jti": rand.Text()}
 	for _, f := range change {
 		f(claims)
 	}
@@ -431,11 +431,16 @@ func (p *phone) assertion(t testing.TB, asked promptView, decision, number strin
 // answer sends an assertion and says in short what it came to: "approved 3", or the status of a problem.
 func (p *phone) answer(t testing.TB, assertion string) string {
 	t.Helper()
-	status, answer := p.ask(t, "POST", "/v1/authenticator/prompts", map[string]string{"assertion": assertion})
+	status, answer := p.send(t, answering(assertion))
 	if status != http.StatusOK {
 		return fmt.Sprint(status)
 	}
 	return fmt.Sprint(answer["result"], " ", answer["attempts_left"])
+}
+
+// answering is the request with an assertion, which nothing else proves.
+func answering(assertion string) events.DeviceRequest {
+	return events.DeviceRequest{Method: "POST", Path: "/v1/authenticator/prompts", Body: []byte(`{"assertion":"` + assertion + `"}`)}
 }
 
 // asked is the one prompt that the phone has.

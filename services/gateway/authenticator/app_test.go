@@ -443,6 +443,31 @@ func TestAnswerThatDoesNotCount(t *testing.T) {
 	}
 }
 
+// An answer whose fate is not known is signed anew. That it was refused does not mean that the phone was removed: the key stays.
+func TestAnswerIsSentAgain(t *testing.T) {
+	for name, trouble := range map[string]func(f *far, on bool){
+		"used up, and lost":        func(f *far, on bool) { f.dying = on },
+		"refused for no own fault": func(f *far, on bool) { f.older = on },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f, w := newFar(t), words(t, "en")
+			s := activated(t, f, "en")
+			f.ask(nil)
+			s.do(chromedp.WaitVisible("#number"), chromedp.SendKeys("#number", number))
+			f.change(func() { trouble(f, true) })
+			s.press(w("prompt.approve"))
+			s.shows(w("prompt.unreachable"))
+			f.change(func() { trouble(f, false) })
+			s.press(w("prompt.approve"))
+			s.shows(w("result.approved"))
+			if got := f.decided(); !slices.Equal(got, []string{"approve " + number}) {
+				t.Errorf("decided: %q", got)
+			}
+		})
+	}
+}
+
 // A server with a key for Web Push: a browser that may not notify, and one that reaches no push service.
 func TestNotificationsThatDoNotWork(t *testing.T) {
 	t.Parallel()

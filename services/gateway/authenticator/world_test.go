@@ -71,7 +71,7 @@ const (
 	vapidKey = "BNcRdreALRFXTkOOUHK1EtK2wtaz5Ry4YfYCA_0QTpQtUbVlUls0VJXg7A8u-Ts1XbjhazAkj7I99e8QcYP7DkM"
 )
 
-// A far is the far end of the app: its files, and a device API for the user alice that checks each proof as the real one does.
+// A far is the far end of the app: its files, and a device API for the user alice that checks what proves a request as the real one does.
 type far struct {
 	asked int // prompts so far
 	*httptest.Server
@@ -84,6 +84,9 @@ type far struct {
 	locked    bool                        // the account is: answers do not count, and what is asked stays
 	full      bool                        // the user has as many phones as a user may have
 	mute      bool                        // streams say nothing
+	dying     bool                        // answers are used up, and then connections break
+	older     bool                        // answers want a proof beside them
+	used      map[string]bool             // assertions, by id
 	keys      map[string]*ecdsa.PublicKey // by device
 	phones    []phone
 	prompts   []prompt
@@ -104,7 +107,7 @@ func newFar(t *testing.T) *far {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f := &far{t: t, keys: make(map[string]*ecdsa.PublicKey), attempts: 3, changed: make(chan struct{})}
+	f := &far{t: t, keys: make(map[string]*ecdsa.PublicKey), used: make(map[string]bool), attempts: 3, changed: make(chan struct{})}
 	mux := http.NewServeMux()
 	app.Register(mux, http.NotFoundHandler())
 	mux.Handle("GET /assets/", p.Assets())
@@ -162,9 +165,15 @@ func (f *far) decided() []string {
 	return append([]string(nil), f.decisions...)
 }
 
-// signer checks a proof and gives the id of its device, empty for one that has none yet.
+// signer checks what proves a request, and gives the id of its device, empty for one that has none yet.
 func (f *far) signer(r *http.Request, body []byte) (string, error) {
 	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+	if r.Method+" "+r.URL.Path == "POST /v1/authenticator/prompts" && !f.older {
+		if scheme != "" {
+			f.t.Errorf("an answer is signed twice: %s", r.Header)
+		}
+		return f.answerer(body)
+	}
 	if scheme != "Device" {
 		return "", errors.New("no proof")
 	}
@@ -183,6 +192,27 @@ func (f *far) signer(r *http.Request, body []byte) (string, error) {
 	}
 	id, _ := parsed.Header["kid"].(string)
 	return id, nil
+}
+
+// answerer checks an assertion and uses it up.
+func (f *far) answerer(body []byte) (string, error) {
+	var in struct{ Assertion string }
+	if err := json.Unmarshal(body, &in); err != nil {
+		return "", err
+	}
+	var claims jwt.RegisteredClaims
+	parsed, err := f.verify(in.Assertion, "sekisho-assertion+jwt", &claims)
+	if err != nil {
+		return "", err
+	}
+	if len(claims.ID) < 16 || f.used[claims.ID] || time.Since(claims.IssuedAt.Time).Abs() > time.Minute {
+		return "", errors.New("the assertion is of another request")
+	}
+	f.used[claims.ID] = true
+	if f.dying {
+		panic(http.ErrAbortHandler)
+	}
+	return parsed.Header["kid"].(string), nil
 }
 
 func (f *far) verify(token, typ string, claims jwt.Claims) (*jwt.Token, error) {
@@ -214,9 +244,11 @@ func (f *far) api(w http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		return
 	}
-	f.mu.Lock()
-	device, err := f.signer(r, body)
-	f.mu.Unlock()
+	device, err := func() (string, error) {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		return f.signer(r, body)
+	}()
 	if err != nil {
 		w.Header().Set("WWW-Authenticate", "Device")
 		http.Error(w, "{}", http.StatusUnauthorized)

@@ -20,7 +20,9 @@ func HTTP(client *http.Client, base string) Line {
 		if err != nil {
 			return events.DeviceResponse{}, err
 		}
-		req.Header.Set("Authorization", r.Proof)
+		if r.Proof != "" {
+			req.Header.Set("Authorization", r.Proof)
+		}
 		if len(r.Body) > 0 {
 			req.Header.Set("Content-Type", "application/json")
 		}

@@ -67,8 +67,8 @@ const prompts = "/v1/authenticator/prompts"
 // patience is how long the phone waits before it asks again.
 const patience = 100 * time.Millisecond
 
-// Decide fetches what the phone is asked in a round of a login, and answers it. It tries again until the answer is taken. What becomes
-// of the answer is seen in the login. number is what the login page shows, empty with any decision but Approve.
+// Decide fetches what the phone is asked in a round of a login, and answers it. It tries again, with an answer signed anew, until one is
+// taken. What becomes of the answer is seen in the login. number is what the login page shows, empty with any decision but Approve.
 func (p *Phone) Decide(ctx context.Context, line Line, login events.Login, round int, decision Decision, number string) error {
 	for tried := false; ; tried = true {
 		err := p.decide(ctx, line, login, round, decision, number)
@@ -99,7 +99,11 @@ func (p *Phone) decide(ctx context.Context, line Line, login events.Login, round
 			if err != nil {
 				return err
 			}
-			return p.call(ctx, line, http.MethodPost, prompts, map[string]string{"assertion": assertion}, nil)
+			body, err := json.Marshal(map[string]string{"assertion": assertion})
+			if err != nil {
+				return err
+			}
+			return send(ctx, line, events.DeviceRequest{Method: http.MethodPost, Path: prompts, Body: body}, nil)
 		}
 	}
 	return fmt.Errorf("round %d of login %s: %w", round, login, errOver)
@@ -125,21 +129,25 @@ func (p *Phone) call(ctx context.Context, line Line, method, path string, in, ou
 	if err != nil {
 		return err
 	}
-	answer, err := line(ctx, events.DeviceRequest{Method: method, Path: path, Body: body, Proof: "Device " + proof})
+	return send(ctx, line, events.DeviceRequest{Method: method, Path: path, Body: body, Proof: "Device " + proof}, out)
+}
+
+// send makes a request and reads the answer.
+func send(ctx context.Context, line Line, r events.DeviceRequest, out any) error {
+	answer, err := line(ctx, r)
 	switch {
 	case errors.Is(err, events.ErrNoAnswer), err == nil && answer.Status == http.StatusServiceUnavailable:
-		return fmt.Errorf("%s %s: %w", method, path, errBusy)
+		err = errBusy
 	case err != nil:
-		return fmt.Errorf("%s %s: %w", method, path, err)
 	case answer.Status == http.StatusConflict:
-		return fmt.Errorf("%s %s: %w", method, path, errOver)
+		err = errOver
 	case answer.Status/100 != 2:
-		return fmt.Errorf("%s %s: %d: %.200s", method, path, answer.Status, answer.Body)
-	case out == nil:
-		return nil
+		err = fmt.Errorf("%d: %.200s", answer.Status, answer.Body)
+	case out != nil:
+		err = json.Unmarshal(answer.Body, out)
 	}
-	if err := json.Unmarshal(answer.Body, out); err != nil {
-		return fmt.Errorf("%s %s: %w", method, path, err)
+	if err != nil {
+		return fmt.Errorf("%s %s: %w", r.Method, r.Path, err)
 	}
 	return nil
 }

@@ -15,19 +15,20 @@ func encode(b []byte) string { return base64.RawURLEncoding.EncodeToString(b) }
 func (p *Phone) proof(method, path string, body []byte) (string, error) {
 	sum := sha256.Sum256(body)
 	return p.sign("sekisho-device+jwt", jwt.MapClaims{
-		"htm": method, "htu": path, "body": encode(sum[:]), "jti": rand.Text(), "iat": time.Now().Unix(),
+		"htm": method, "htu": path, "body": encode(sum[:]),
 	})
 }
 
-// assertion is the answer to a prompt.
+// assertion is the answer to a prompt, for one request.
 func (p *Phone) assertion(asked prompt, decision Decision, number string) (string, error) {
 	return p.sign("sekisho-assertion+jwt", jwt.MapClaims{
-		"login": asked.Login, "round": asked.Round, "nonce": asked.Nonce, "decision": decision, "number": number, "iat": time.Now().Unix(),
+		"login": asked.Login, "round": asked.Round, "nonce": asked.Nonce, "decision": decision, "number": number,
 	})
 }
 
-// sign makes a JWS with ES256 (RFC 7518 section 3.4). A phone that has no id yet says its key instead.
+// sign makes a JWS with ES256 (RFC 7518 section 3.4), good for a minute and once. A phone that has no id yet says its key instead.
 func (p *Phone) sign(typ string, claims jwt.MapClaims) (string, error) {
+	claims["iat"], claims["jti"] = time.Now().Unix(), rand.Text()
 	token := jwt.NewWithClaims(jwt.SigningMethodES256, claims)
 	token.Header["typ"] = typ
 	if p.id != "" {

@@ -41,7 +41,7 @@ export const recall = (what) => transaction("readonly", (kept) => kept.get(what)
 export const keep = (what, value) => transaction("readwrite", (kept) => kept.put(value, what));
 export const forget = (what) => transaction("readwrite", (kept) => kept.delete(what));
 
-// The server's clock: proofs are good for a minute, and the phone's own clock may be wrong by more.
+// The server's clock: what is signed is good for a minute, and the phone's own clock may be wrong by more.
 
 let skew = 0;
 export const now = () => Date.now() + skew;
@@ -51,22 +51,20 @@ function setClock(response) {
   if (ahead) skew = Math.abs(ahead) < 2_000 ? 0 : ahead;
 }
 
-// sign makes a JWS in compact form (RFC 7515). WebCrypto's signatures have the form that ES256 wants (RFC 7518 section 3.4).
+// sign makes a JWS in compact form (RFC 7515), for one request. WebCrypto's signatures have the form that ES256 wants (RFC 7518 section 3.4).
 async function sign(key, header, claims) {
-  const parts = [{ alg: "ES256", ...header }, { ...claims, iat: Math.floor(now() / 1000) }];
+  const jti = base64url(crypto.getRandomValues(new Uint8Array(18)));
+  const parts = [{ alg: "ES256", ...header }, { ...claims, jti, iat: Math.floor(now() / 1000) }];
   const input = parts.map((part) => base64url(utf8(JSON.stringify(part)))).join(".");
   const signature = await crypto.subtle.sign({ name: "ECDSA", hash: "SHA-256" }, key, utf8(input));
   return `${input}.${base64url(signature)}`;
 }
 
-// send makes a request that proves the key. A wrong clock is mended by the answer that it caused, so a proof that is
-// refused is tried once more.
-async function send(identity, key, method, path, body, signal) {
+// send makes a request that proves the key. signed gives its body, and its headers if it has any, signed anew for each try: a wrong clock
+// is mended by the answer that it caused, so what is refused is tried once more.
+async function send(method, path, signed, signal) {
   for (let again = false; ; again = true) {
-    const proof = await sign(key, { typ: "sekisho-device+jwt", ...identity }, {
-      htm: method, htu: path, jti: base64url(crypto.getRandomValues(new Uint8Array(18))), body: await sha256(body),
-    });
-    const headers = { Authorization: `Device ${proof}` };
+    const { body, headers = {} } = await signed();
     if (body) headers["Content-Type"] = "application/json";
     let response;
     try {
@@ -78,6 +76,12 @@ async function send(identity, key, method, path, body, signal) {
     if (response.status !== 401 || again) return response;
   }
 }
+
+// proven is a request with a proof beside its body.
+const proven = (identity, key, method, path, body, signal) => send(method, path, async () => {
+  const proof = await sign(key, { typ: "sekisho-device+jwt", ...identity }, { htm: method, htu: path, body: await sha256(body) });
+  return { body, headers: { Authorization: `Device ${proof}` } };
+}, signal);
 
 async function content(response) {
   if (response.status === 204) return undefined;
@@ -103,12 +107,12 @@ const patience = 15_000; // ms; the gateway itself gives up sooner
 // call asks the device API as the device.
 export async function call(device, method, path, value) {
   const body = value === undefined ? "" : JSON.stringify(value);
-  return content(await judge(await send({ kid: device.id }, device.key, method, path, body, AbortSignal.timeout(patience))));
+  return content(await judge(await proven({ kid: device.id }, device.key, method, path, body, AbortSignal.timeout(patience))));
 }
 
 // stream opens the stream of hints. It lasts until signal or the server ends it.
 export const stream = async (device, signal) =>
-  (await judge(await send({ kid: device.id }, device.key, "GET", "/v1/authenticator/stream", "", signal))).body;
+  (await judge(await proven({ kid: device.id }, device.key, "GET", "/v1/authenticator/stream", "", signal))).body;
 
 // enroll makes a key and has it registered, then keeps it.
 export async function enroll(activation, name) {
@@ -116,17 +120,26 @@ export async function enroll(activation, name) {
   const { kty, crv, x, y } = await crypto.subtle.exportKey("jwk", publicKey);
   const point = base64url(await crypto.subtle.exportKey("raw", publicKey));
   const body = JSON.stringify({ activation, name, public_key: point });
-  const response = await send({ jwk: { kty, crv, x, y } }, key, "POST", "/v1/authenticator/devices", body, AbortSignal.timeout(patience));
+  const response = await proven({ jwk: { kty, crv, x, y } }, key, "POST", "/v1/authenticator/devices", body, AbortSignal.timeout(patience));
   const answer = await content(await judge(response));
   const device = { ...answer.device, vapid: answer.vapid, key };
   await keep("device", device);
   return device;
 }
 
-// answer signs what the user decided about a prompt, and sends it.
-export async function answer(device, prompt, decision, number) {
-  const assertion = await sign(device.key, { typ: "sekisho-assertion+jwt", kid: device.id }, {
-    login: prompt.login, round: prompt.round, nonce: prompt.nonce, number, decision,
-  });
-  return call(device, "POST", "/v1/authenticator/prompts", { assertion });
+const prompts = "/v1/authenticator/prompts";
+
+// answer signs what the user decided about a prompt, and sends it: that is the request's proof too. A refusal does not say that the device
+// was removed. It may be for what somebody on the way delivered twice, or from a server that knows assertions with a proof only; so a
+// request with a proof asks.
+export async function answer(device, { login, round, nonce }, decision, number) {
+  const response = await send("POST", prompts, async () => {
+    const assertion = await sign(device.key, { typ: "sekisho-assertion+jwt", kid: device.id }, { login, round, nonce, number, decision });
+    return { body: JSON.stringify({ assertion }) };
+  }, AbortSignal.timeout(patience));
+  if (response.status === 401) {
+    await call(device, "GET", prompts);
+    throw new Unreachable("status 401");
+  }
+  return content(await judge(response));
 }
