@@ -178,8 +178,7 @@ func (w *world) session(user string) events.Login {
 	w.Helper()
 	store := sessions.New(w.db.Pool(w, "sessionissuer"), time.Now)
 	defer store.Close()
-	login, err := events.NewLogin("web")
-	w.check(err)
+	login := testenv.NewLogin(w, "web")
 	there, err := store.Insert(w.Context(), sessions.Session{Login: login, User: user, App: "demo", AMR: []string{"pwd"}, ACR: "1fa",
 		AuthTime: time.Now(), Idle: time.Hour, Expires: time.Now().Add(time.Hour)})
 	if err != nil || !there {

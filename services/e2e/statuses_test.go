@@ -132,7 +132,7 @@ func meetLogins(s *system, perSource int) {
 	s.expect(http.StatusNotFound, http.MethodGet, path)
 	s.expect(http.StatusUnprocessableEntity, http.MethodGet, path+"?after=soon", mine)
 	stream := s.expect(http.StatusOK, http.MethodGet, ended+"/events", late)
-	data, ok := strings.CutPrefix(string(stream), fmt.Sprintf("id: %d\ndata: ", done.Version))
+	data, ok := strings.CutPrefix(string(stream), fmt.Sprintf(":\n\nid: %d\ndata: ", done.Version))
 	if err := fitsJSON(s.conformity.login, []byte(data)); !ok || err != nil {
 		s.t.Errorf("stream %q: %v", stream, err)
 	}

@@ -3,9 +3,9 @@ package gateway
 import (
 	"errors"
 	"net/http"
-	"net/url"
 	"strings"
 
+	"github.com/sekisho/sekisho/services/gateway/pages"
 	"github.com/sekisho/sekisho/services/internal/httpapi"
 )
 
@@ -41,13 +41,11 @@ func (g *gateway) authCheck(w http.ResponseWriter, r *http.Request) error {
 
 // loginURL is the login page, which also steps up. It leads back to what the browser asked the proxy for.
 func (g *gateway) loginURL(r *http.Request, app string) string {
-	query := url.Values{"app": {app}}
+	returnTo := ""
 	own := g.border.at(r, r.Host) // what proxies forward here is the app's host, not the gateway's
 	if host := g.border.forwarded(r, "X-Forwarded-Host"); host != "" {
 		asked := g.border.forwarded(r, "X-Forwarded-Proto") + "://" + host + g.border.forwarded(r, "X-Forwarded-Uri")
-		if target, ok := g.border.returnTo(own, asked); ok {
-			query.Set("return_to", target)
-		}
+		returnTo, _ = g.border.returnTo(own, asked)
 	}
-	return own + "/login?" + query.Encode()
+	return own + pages.SignInURL(app, "", returnTo, false)
 }

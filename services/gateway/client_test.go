@@ -373,10 +373,7 @@ func TestUnknownLogins(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	fresh, err := events.NewLogin("web")
-	if err != nil {
-		t.Fatal(err)
-	}
+	fresh := testenv.NewLogin(t, "web")
 	if s, err := c.State(t.Context(), fresh); err != nil || s.Status() != events.StatusPending { // a replica may be behind
 		t.Errorf("a login of this moment: %v, %v", s, err)
 	}
@@ -395,10 +392,7 @@ func TestRevocationsAreHeard(t *testing.T) {
 	heard := make(chan events.Login, 2)
 	newClient(t, broker, events.Options{Revoked: func(l events.Login) { heard <- l }})
 	newClient(t, broker, events.Options{Gateway: "example", Revoked: func(l events.Login) { t.Errorf("example heard of %s", l) }})
-	session, err := events.NewLogin("web")
-	if err != nil {
-		t.Fatal(err)
-	}
+	session := testenv.NewLogin(t, "web")
 	if err := broker.Bus(t, "console").Revoke(t.Context(), session); err != nil {
 		t.Fatal(err)
 	}

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"html/template"
 	"net/http"
-	"net/url"
 	"regexp"
 	"strings"
 	"time"
@@ -35,7 +34,7 @@ func (g *gateway) devicesPage(w http.ResponseWriter, r *http.Request) error {
 }
 
 func toDevicesByLogin(w http.ResponseWriter, r *http.Request) {
-	http.Redirect(w, r, "/login?"+url.Values{"app": {demoApp}, "return_to": {"/devices"}}.Encode(), http.StatusSeeOther)
+	http.Redirect(w, r, pages.SignInURL(demoApp, "", "/devices", false), http.StatusSeeOther)
 }
 
 // moreForDevices leads to the login after which the user may change phones, and from there back to the page.
@@ -48,11 +47,7 @@ func moreForDevices(w http.ResponseWriter, r *http.Request, response events.Devi
 	if err := json.Unmarshal(response.Body, &more); err != nil {
 		return fmt.Errorf("answer of pushnotifier: %w", err)
 	}
-	query := url.Values{"app": {more.App}, "acr": {more.ACR}, "return_to": {"/devices"}}
-	if more.Method != string(fromSession) {
-		query.Set("anew", "1")
-	}
-	http.Redirect(w, r, "/login?"+query.Encode(), http.StatusSeeOther)
+	http.Redirect(w, r, pages.SignInURL(more.App, more.ACR, "/devices", more.Method != string(fromSession)), http.StatusSeeOther)
 	return nil
 }
 

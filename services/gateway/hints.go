@@ -1,10 +1,10 @@
 package gateway
 
 import (
+	"context"
 	"net/http"
 	"slices"
 	"sync"
-	"time"
 )
 
 // hints are the open streams of phones, which are told when there is something to fetch.
@@ -72,35 +72,9 @@ func (g *gateway) streamHints(w http.ResponseWriter, r *http.Request) error {
 	if err := readResponse(response, &known); err != nil {
 		return err
 	}
-	if err := holdOpen(w); err != nil {
-		return err
-	}
 	stream := g.hints.join(known.Device)
 	defer g.hints.leave(known.Device, stream)
-	g.metrics.waiting.Inc()
-	defer g.metrics.waiting.Dec()
-	w.Header().Set("Content-Type", "text/event-stream")
-	w.Header().Set("X-Accel-Buffering", "no") // nginx passes each event on at once
-	end := time.NewTimer(g.cfg.Gateway.MaxStream)
-	defer end.Stop()
-	beat := time.NewTicker(heartbeat)
-	defer beat.Stop()
-	for message := ":\n\n"; ; { // at once, so that the phone knows that the stream is open
-		if err := push(w, message); err != nil {
-			return nil // there is nobody to tell it to
-		}
-		select {
-		case <-r.Context().Done():
-			return nil
-		case <-end.C:
-			return nil
-		case <-beat.C:
-			message = ":\n\n"
-		case _, open := <-stream:
-			if !open {
-				return nil
-			}
-			message = promptsEvent
-		}
-	}
+	ctx, cancel := context.WithTimeout(r.Context(), g.cfg.Gateway.MaxStream)
+	defer cancel()
+	return serveEvents(ctx, g, w, stream, func(struct{}) (string, error) { return promptsEvent, nil })
 }

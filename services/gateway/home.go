@@ -14,7 +14,7 @@ const demoApp = "demo"
 func (g *gateway) home(w http.ResponseWriter, r *http.Request) error {
 	s, err := g.sessionFor(r, demoApp)
 	if errors.Is(err, errNobody) || errors.Is(err, errShort) {
-		http.Redirect(w, r, "/login?app="+demoApp, http.StatusSeeOther)
+		http.Redirect(w, r, pages.SignInURL(demoApp, "", "", false), http.StatusSeeOther)
 		return nil
 	}
 	if err != nil {

@@ -38,6 +38,10 @@ func (g *gateway) loginPage(w http.ResponseWriter, r *http.Request) error {
 	return g.showLogin(w, r, http.StatusOK, state, returnTo, notice(state))
 }
 
+func toLogin(w http.ResponseWriter, r *http.Request, login events.Login) {
+	http.Redirect(w, r, "/login/"+login.ID, http.StatusSeeOther)
+}
+
 // browserStarter is the login of the path, if this browser started it, and where to go after it.
 func (g *gateway) browserStarter(r *http.Request) (events.Login, string, error) {
 	login, returnTo, ok := g.browserLogin(r)
@@ -183,7 +187,7 @@ func (g *gateway) cancelForm(w http.ResponseWriter, r *http.Request) error {
 	}
 	name := g.passwordName(r, state)
 	if r.PostForm.Get("then") != string(events.Password) || name == "" || state.Status() == events.StatusGranted { // approved just before
-		http.Redirect(w, r, "/login/"+login.ID, http.StatusSeeOther)
+		toLogin(w, r, login)
 		return nil
 	}
 	return g.signIn(w, r, http.StatusOK, pages.SignIn{App: state.Requested.App, ACR: acrOf(state.Requested.Need), ReturnTo: returnTo, User: name})
@@ -203,7 +207,7 @@ func (g *gateway) step(w http.ResponseWriter, r *http.Request, do func(events.Lo
 		_, err = g.await(w, r, login, g.cfg.Gateway.Wait, done)
 	}
 	if err == nil || g.problem(err).Status == http.StatusConflict { // overtaken by events: the page shows by which
-		http.Redirect(w, r, "/login/"+login.ID, http.StatusSeeOther)
+		toLogin(w, r, login)
 		return nil
 	}
 	return g.loginAgain(w, r, login, returnTo, err)
@@ -246,7 +250,7 @@ func (g *gateway) returned(w http.ResponseWriter, r *http.Request) error {
 		parameters[name] = values[0]
 	}
 	if len(parameters) == 0 { // the user has come back without having decided
-		http.Redirect(w, r, "/login/"+login.ID, http.StatusSeeOther)
+		toLogin(w, r, login)
 		return nil
 	}
 	state, err := g.client.State(r.Context(), login)
@@ -263,6 +267,6 @@ func (g *gateway) returned(w http.ResponseWriter, r *http.Request) error {
 	if err != nil && g.problem(err).Status != http.StatusConflict {
 		return err
 	}
-	http.Redirect(w, r, "/login/"+login.ID, http.StatusSeeOther)
+	toLogin(w, r, login)
 	return nil
 }

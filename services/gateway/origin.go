@@ -133,11 +133,12 @@ func (b *border) returnTo(own, target string) (string, bool) {
 	if err != nil || u.User != nil || u.Opaque != "" {
 		return "", false
 	}
-	if u.Scheme == "" && u.Host == "" {
-		return target, strings.HasPrefix(target, "/") && !strings.HasPrefix(target, "//")
-	}
-	if u.Host == "" || !b.trusts(own, u.Scheme+"://"+u.Host) {
+	switch {
+	case u.Scheme == "" && u.Host == "" && strings.HasPrefix(target, "/") && !strings.HasPrefix(target, "//"):
+		return target, true
+	case u.Host != "" && b.trusts(own, u.Scheme+"://"+u.Host):
+		return u.String(), true
+	default:
 		return "", false
 	}
-	return u.String(), true
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/sekisho/sekisho/events"
 	"github.com/sekisho/sekisho/services/internal/runtime"
+	"github.com/sekisho/sekisho/services/internal/testenv"
 )
 
 // pushed challenges a login on a phone.
@@ -63,7 +64,7 @@ func shownNumber(t *testing.T, page reply) string {
 // getsTo is the page as soon as it shows a text: what happens to a login is heard a moment later.
 func (c *caller) getsTo(path, text string) (page reply) {
 	c.t.Helper()
-	eventually(c.t, func() bool {
+	testenv.Eventually(c.t, text, func() bool {
 		page = c.get(path).status(c.t, http.StatusOK)
 		return strings.Contains(string(page.body), text)
 	})
@@ -122,10 +123,7 @@ func TestPromptNumbers(t *testing.T) {
 	}
 	seen := make(map[string]bool)
 	for range 100 {
-		login, err := events.NewLogin("web")
-		if err != nil {
-			t.Fatal(err)
-		}
+		login := testenv.NewLogin(t, "web")
 		number := k.number(login)
 		if len(number) != 6 || strings.Trim(number, "0123456789") != "" || number != k.number(login) {
 			t.Fatalf("number %q", number)

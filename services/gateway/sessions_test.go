@@ -17,6 +17,7 @@ import (
 	"github.com/sekisho/sekisho/events"
 	"github.com/sekisho/sekisho/services/internal/runtime"
 	"github.com/sekisho/sekisho/services/internal/sessions"
+	"github.com/sekisho/sekisho/services/internal/testenv"
 )
 
 // signedIn starts and grants a login and returns the token of its session.
@@ -46,22 +47,8 @@ func TestLogOutReachesEveryGateway(t *testing.T) {
 		t.Errorf("a client without cookies got %q", out.Header.Get("Set-Cookie"))
 	}
 	one.get("/v1/session").status(t, http.StatusUnauthorized)
-	eventually(t, func() bool { return two.get("/v1/session").StatusCode == http.StatusUnauthorized })
+	testenv.Eventually(t, "the signal is heard", func() bool { return two.get("/v1/session").StatusCode == http.StatusUnauthorized })
 	one.do("DELETE", "/v1/session", "", "").status(t, http.StatusUnauthorized)
-}
-
-// eventually waits for what a message of another process brings about.
-func eventually(t *testing.T, done func() bool) {
-	t.Helper()
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	for !done() {
-		select {
-		case <-t.Context().Done():
-			t.Fatal("it did not happen")
-		case <-tick.C:
-		}
-	}
 }
 
 func TestRevocationWithoutSignal(t *testing.T) {
@@ -85,7 +72,7 @@ func TestRevokedStaysRevoked(t *testing.T) {
 	if err := w.Bus(t, "console").Revoke(t.Context(), login); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, func() bool { return app.get("/v1/session").StatusCode == http.StatusUnauthorized })
+	testenv.Eventually(t, "the signal is heard", func() bool { return app.get("/v1/session").StatusCode == http.StatusUnauthorized })
 	w.later(10 * time.Second)
 	app.get("/v1/session").status(t, http.StatusUnauthorized)
 }
@@ -102,10 +89,7 @@ func TestLogOutWithoutBus(t *testing.T) {
 
 func TestRevocationDuringARead(t *testing.T) {
 	w := newWorld(t)
-	login, err := events.NewLogin("web")
-	if err != nil {
-		t.Fatal(err)
-	}
+	login := testenv.NewLogin(t, "web")
 	now := w.now()
 	if _, err := w.sessions.Insert(t.Context(), sessions.Session{Login: login, User: alice, App: "demo", AMR: []string{"pwd"}, ACR: "1fa",
 		AuthTime: now, Idle: time.Hour, Expires: now.Add(time.Hour)}); err != nil {
@@ -131,7 +115,7 @@ func TestRevocationDuringARead(t *testing.T) {
 		_, err := live.get(t.Context(), login)
 		got <- err
 	}()
-	eventually(t, func() bool {
+	testenv.Eventually(t, "somebody waits for the lock", func() bool {
 		var waits bool
 		err := w.db.QueryRow(t.Context(), `SELECT EXISTS (SELECT FROM pg_locks l JOIN pg_database d ON d.oid = l.database
 			WHERE d.datname = current_database() AND NOT l.granted)`).Scan(&waits)
@@ -193,10 +177,7 @@ func TestGrantIsNotTheLastWord(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	login, err := events.NewLogin("web")
-	if err != nil {
-		t.Fatal(err)
-	}
+	login := testenv.NewLogin(t, "web")
 	live.begin(login, "alice")
 	state := &events.State{Login: login, ClosedAt: w.now(), Closed: &events.Closed{Outcome: events.Granted, User: alice, Expires: w.now().Add(time.Hour)}}
 	if session, err := live.granted(t.Context(), state); err != nil || session.Name != "alice" || session.Used() {
@@ -206,9 +187,7 @@ func TestGrantIsNotTheLastWord(t *testing.T) {
 	if _, err := live.granted(t.Context(), state); !errors.Is(err, errNobody) {
 		t.Errorf("revoked: %v", err)
 	}
-	if state.Login, err = events.NewLogin("web"); err != nil {
-		t.Fatal(err)
-	}
+	state.Login = testenv.NewLogin(t, "web")
 	live.begin(state.Login, "alice")
 	w.later(sessionAge)
 	if _, err := live.granted(t.Context(), state); !errors.Is(err, errNobody) {

@@ -83,7 +83,7 @@ func (g *gateway) signInForm(w http.ResponseWriter, r *http.Request) error {
 			return err
 		}
 	}
-	http.Redirect(w, r, "/login/"+login.ID, http.StatusSeeOther)
+	toLogin(w, r, login)
 	return nil
 }
 

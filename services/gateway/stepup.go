@@ -2,7 +2,6 @@ package gateway
 
 import (
 	"net/http"
-	"net/url"
 
 	"github.com/sekisho/sekisho/events"
 	"github.com/sekisho/sekisho/services/gateway/pages"
@@ -100,11 +99,7 @@ func (g *gateway) stepUpElsewhere(w http.ResponseWriter, r *http.Request, in sta
 	case http.StatusConflict: // stepped up in another window
 		http.Redirect(w, r, onward(in.ReturnTo), http.StatusSeeOther)
 	case http.StatusUnauthorized, http.StatusUnprocessableEntity:
-		query := url.Values{"app": {in.App}, "return_to": {in.ReturnTo}}
-		if in.ACR != "" {
-			query.Set("acr", in.ACR)
-		}
-		http.Redirect(w, r, "/login?"+query.Encode(), http.StatusSeeOther)
+		http.Redirect(w, r, pages.SignInURL(in.App, in.ACR, in.ReturnTo, false), http.StatusSeeOther)
 	default:
 		return err
 	}

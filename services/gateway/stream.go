@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -32,28 +33,15 @@ func (g *gateway) stream(w http.ResponseWriter, r *http.Request) error {
 		w.WriteHeader(http.StatusNoContent)
 		return nil
 	}
-	if err := holdOpen(w); err != nil {
-		return err
-	}
-	g.metrics.waiting.Inc()
-	defer g.metrics.waiting.Dec()
-	w.Header().Set("Content-Type", "text/event-stream")
-	w.Header().Set("X-Accel-Buffering", "no")                     // nginx passes each event on at once
-	if err := http.NewResponseController(w).Flush(); err != nil { // the client is to know that it is connected, also while there is no news
-		return err
-	}
-	g.follow(w, r, login, seen, bearer)
-	return nil
-}
-
-// follow writes until the login or the client ends. An error then has nobody to be told to.
-func (g *gateway) follow(w http.ResponseWriter, r *http.Request, login events.Login, seen int, bearer bool) {
 	states := make(chan *events.State)
 	go func() {
 		defer close(states)
 		for state, err := range g.client.Watch(r.Context(), login) {
 			if err != nil {
 				return
+			}
+			if state.Version() <= seen && !state.Ended() {
+				continue
 			}
 			select {
 			case states <- state:
@@ -62,32 +50,10 @@ func (g *gateway) follow(w http.ResponseWriter, r *http.Request, login events.Lo
 			}
 		}
 	}()
-	beat := time.NewTicker(heartbeat)
-	defer beat.Stop()
-	for {
-		var message string
-		select {
-		case <-r.Context().Done():
-			return
-		case <-beat.C:
-			message = ":\n\n"
-		case state, ok := <-states:
-			if !ok {
-				return
-			}
-			if state.Version() <= seen && !state.Ended() {
-				continue
-			}
-			data, err := g.message(r, state, bearer)
-			if err != nil {
-				return // the client asks again
-			}
-			message = fmt.Sprintf("id: %d\ndata: %s\n\n", state.Version(), data)
-		}
-		if err := push(w, message); err != nil {
-			return
-		}
-	}
+	return serveEvents(r.Context(), g, w, states, func(state *events.State) (string, error) {
+		data, err := g.message(r, state, bearer)
+		return fmt.Sprintf("id: %d\ndata: %s\n\n", state.Version(), data), err
+	})
 }
 
 func (g *gateway) message(r *http.Request, state *events.State, bearer bool) ([]byte, error) {
@@ -99,6 +65,40 @@ func (g *gateway) message(r *http.Request, state *events.State, bearer bool) ([]
 		view.SessionToken = ""
 	}
 	return json.Marshal(view)
+}
+
+// serveEvents answers with server-sent events, one for each of the news, until these or ctx end or the client is gone. An error then
+// has nobody to be told to: the client asks again.
+func serveEvents[T any](ctx context.Context, g *gateway, w http.ResponseWriter, news <-chan T, event func(T) (string, error)) error {
+	if err := holdOpen(w); err != nil {
+		return err
+	}
+	g.metrics.waiting.Inc()
+	defer g.metrics.waiting.Dec()
+	w.Header().Set("Content-Type", "text/event-stream")
+	w.Header().Set("X-Accel-Buffering", "no") // nginx passes each event on at once
+	beat := time.NewTicker(heartbeat)
+	defer beat.Stop()
+	const comment = ":\n\n"
+	for message := comment; ; { // at once, so that the client knows that it is connected, also while there is no news
+		if push(w, message) != nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-beat.C:
+			message = comment
+		case item, open := <-news:
+			if !open {
+				return nil
+			}
+			var err error
+			if message, err = event(item); err != nil {
+				return nil
+			}
+		}
+	}
 }
 
 func push(w http.ResponseWriter, message string) error {

@@ -6,7 +6,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/sekisho/sekisho/events"
+	"github.com/sekisho/sekisho/services/internal/testenv"
 )
 
 func testKeys(t *testing.T, gateway string, fill byte) *keys {
@@ -20,10 +20,7 @@ func testKeys(t *testing.T, gateway string, fill byte) *keys {
 
 func TestTokenNamesItsLogin(t *testing.T) {
 	k := testKeys(t, "web", 1)
-	login, err := events.NewLogin("web")
-	if err != nil {
-		t.Fatal(err)
-	}
+	login := testenv.NewLogin(t, "web")
 	token, err := k.token(loginSecret, login)
 	if err != nil {
 		t.Fatal(err)
@@ -44,10 +41,7 @@ func TestTokenNamesItsLogin(t *testing.T) {
 
 func TestForgedTokens(t *testing.T) {
 	k := testKeys(t, "web", 1)
-	login, err := events.NewLogin("web")
-	if err != nil {
-		t.Fatal(err)
-	}
+	login := testenv.NewLogin(t, "web")
 	token, err := k.token(sessionToken, login)
 	if err != nil {
 		t.Fatal(err)

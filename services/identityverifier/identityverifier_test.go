@@ -45,9 +45,8 @@ func newWorld(t *testing.T) *world {
 	w := &world{T: t, broker: testenv.NATS(t), db: testenv.Migrated(t), folder: credentials.Open(t.TempDir()), ids: make(map[string]string)}
 	w.check(w.folder.Ensure(credentials.Contents{Keys: []string{"directory"}}))
 	w.check(w.folder.RotateSealing([]string{Name, "riskassessor"}, time.Now(), time.Hour))
-	public, err := w.folder.PublicKeys()
-	w.check(err)
-	w.sealer, err = events.NewSealer(public...)
+	var err error
+	w.sealer, err = w.folder.Sealer()
 	w.check(err)
 
 	cfg := config.Default()
@@ -112,8 +111,7 @@ func (w *world) request(method events.Method, identity events.Identity, adjust .
 
 func (w *world) requested(method events.Method, identity events.Identity, adjust ...func(*events.Event, *events.Requested)) *events.Event {
 	w.Helper()
-	login, err := events.NewLogin("web")
-	w.check(err)
+	login := testenv.NewLogin(w, "web")
 	data := &events.Requested{App: "demo", Method: method, Deadline: time.Now().Add(5 * time.Minute)}
 	e := events.New(login, 0, data)
 	e.By, e.Time = "gateway/web", time.Now()
@@ -121,8 +119,9 @@ func (w *world) requested(method events.Method, identity events.Identity, adjust
 		f(e, data)
 	}
 	if data.Identity == nil {
-		data.Identity, err = w.sealer.Seal(Name, e.Subject(), "identity", identity)
+		sealed, err := w.sealer.Seal(Name, e.Subject(), "identity", identity)
 		w.check(err)
+		data.Identity = sealed
 	}
 	return e
 }
@@ -214,8 +213,7 @@ func TestStepUp(t *testing.T) {
 	revoked := w.session("web", "alice")
 	_, err := store.Revoke(t.Context(), events.Login{Gateway: "web", ID: revoked}, "user")
 	w.check(err)
-	unknown, err := events.NewLogin("web")
-	w.check(err)
+	unknown := testenv.NewLogin(w, "web")
 	for name, tt := range map[string]struct {
 		user, session, want string
 	}{
@@ -422,14 +420,10 @@ func TestStatementsOfKnownAndUnknownUsers(t *testing.T) {
 			(SELECT sum(failures) FROM directory.counters)::int`).Scan(&n[0], &n[1]))
 		return n
 	}
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
 	for i, name := range []string{"alice", "nobody", "dave", "erin", "carol", "nohash", "a b"} {
 		w.request(events.Password, events.Identity{User: name, Password: "wrong"})
 		want := [2]int{i + 1, i + 1}
-		for deadline := time.Now().Add(20 * time.Second); rows()[0] < want[0] && time.Now().Before(deadline); { // noted after the answer
-			<-tick.C
-		}
+		testenv.Eventually(t, "a verdict on "+name, func() bool { return rows()[0] >= want[0] }) // noted after the answer
 		if got := rows(); got != want {
 			t.Errorf("%s: %v verdicts and failures, want %v", name, got, want)
 		}

@@ -1,7 +1,6 @@
 package otpvalidator
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"reflect"
@@ -48,11 +47,8 @@ func newSite(t *testing.T, adjust ...func(*config.Config)) *site {
 	if err := folder.RotateSealing([]string{Name}, time.Now(), time.Hour); err != nil {
 		t.Fatal(err)
 	}
-	keys, err := folder.PublicKeys()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if s.sealer, err = events.NewSealer(keys...); err != nil {
+	var err error
+	if s.sealer, err = folder.Sealer(); err != nil {
 		t.Fatal(err)
 	}
 	cfg := config.Default()
@@ -116,10 +112,7 @@ type login struct {
 
 func (s *site) login(t *testing.T, user string, adjust ...func(*login)) *login {
 	t.Helper()
-	id, err := events.NewLogin("web")
-	if err != nil {
-		t.Fatal(err)
-	}
+	id := testenv.NewLogin(t, "web")
 	l := &login{site: s, Login: id, user: user}
 	for _, f := range adjust {
 		f(l)
@@ -477,26 +470,16 @@ func TestOnTheBus(t *testing.T) {
 
 func (s *site) awaitDead(t *testing.T, subject string) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
-	defer cancel()
 	js, err := jetstream.New(s.viewer.Conn())
 	if err != nil {
 		t.Fatal(err)
 	}
-	dead, err := js.Stream(ctx, "DEAD")
+	dead, err := js.Stream(t.Context(), "DEAD")
 	if err != nil {
 		t.Fatal(err)
 	}
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		if _, err := dead.GetLastMsgForSubject(ctx, subject); err == nil {
-			return
-		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			t.Fatalf("no dead letter %s", subject)
-		}
-	}
+	testenv.Eventually(t, "dead letter "+subject, func() bool {
+		_, err := dead.GetLastMsgForSubject(t.Context(), subject)
+		return err == nil
+	})
 }

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/sekisho/sekisho/services/internal/provider"
+	"github.com/sekisho/sekisho/services/internal/testenv"
 	"github.com/sekisho/sekisho/services/simulators"
 )
 
@@ -142,35 +143,19 @@ func TestMamoruDecisionIsAboutThisLogin(t *testing.T) {
 }
 
 func TestMamoruFaults(t *testing.T) {
-	for mode, want := range map[simulators.Mode]error{
-		simulators.Error:   provider.ErrUnavailable,
-		simulators.Garbage: provider.ErrUnavailable,
-		simulators.Reset:   provider.ErrUnavailable,
-		simulators.Hang:    provider.ErrTimeout,
-		simulators.Slow:    nil,
-		simulators.None:    nil,
-	} {
-		t.Run(string(mode), func(t *testing.T) {
-			far := startVendors(t, nil)
-			parameters := mamoruPage(t, startMamoru(t, mamoruTo(t, far, provider.Settings{}), "alice", "web/1"), "approved")
-			base, delay := provider.Settings{}, time.Duration(0)
-			switch mode {
-			case simulators.Hang:
-				base.Timeout = 50 * time.Millisecond // no answer comes, however long one waits
-			case simulators.Slow:
-				delay = time.Millisecond
-			}
-			far.fault(t, mode, delay)
-			m := mamoruTo(t, far, base)
-			if page, err := m.Start(t.Context(), "alice", "web/1"); !errors.Is(err, want) || (err == nil) != (page != "") {
-				t.Errorf("Start: %q, %v; want %v", page, err, want)
-			}
-			got, err := m.Verify(t.Context(), "alice", "web/1", parameters)
-			if !errors.Is(err, want) || (err == nil) != (got == Approved) || err != nil && got != "" {
-				t.Errorf("Verify: %s, %v; want %v", got, err, want)
-			}
-		})
-	}
+	testenv.EachFault(t, func(t *testing.T, fault simulators.Fault, timeout time.Duration, want error) {
+		far := startVendors(t, nil)
+		parameters := mamoruPage(t, startMamoru(t, mamoruTo(t, far, provider.Settings{}), "alice", "web/1"), "approved")
+		far.fault(t, fault.Mode, fault.Delay)
+		m := mamoruTo(t, far, provider.Settings{Timeout: timeout})
+		if page, err := m.Start(t.Context(), "alice", "web/1"); !errors.Is(err, want) || (err == nil) != (page != "") {
+			t.Errorf("Start: %q, %v; want %v", page, err, want)
+		}
+		got, err := m.Verify(t.Context(), "alice", "web/1", parameters)
+		if !errors.Is(err, want) || (err == nil) != (got == Approved) || err != nil && got != "" {
+			t.Errorf("Verify: %s, %v; want %v", got, err, want)
+		}
+	})
 }
 
 func TestMamoruBreaker(t *testing.T) {

@@ -127,18 +127,9 @@ func (n *notifier) relay(ctx context.Context) error {
 // purgeEvery is how often what is of no use any more is deleted.
 const purgeEvery = 10 * time.Minute
 
-// purge deletes old rows until ctx ends. Trouble is logged and tried again: nobody waits for it.
+// purge deletes old rows until ctx ends.
 func (n *notifier) purge(ctx context.Context) error {
-	tick := time.NewTicker(purgeEvery)
-	defer tick.Stop()
-	for {
-		if err := n.store.purge(ctx, n.settings.Keep); err != nil && ctx.Err() == nil {
-			n.log.Warn().Err(err).Msg("can not purge")
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-		}
-	}
+	return runtime.Repeat(ctx, n.log, purgeEvery, nil, "can not purge", func(ctx context.Context) (bool, error) {
+		return false, n.store.purge(ctx, n.settings.Keep)
+	})
 }

@@ -131,8 +131,7 @@ func openVendors(env *runtime.Env) (*vendors, error) {
 	cfg := env.Config.Push
 	open := func(s provider.Settings) *provider.Client {
 		s.Timeout, s.MaxConcurrent = cfg.Timeout, cfg.Concurrency
-		s.Failures, s.Open = env.Config.Breaker.Failures, env.Config.Breaker.Open
-		return provider.New(s, env.Metrics, env.Log)
+		return env.Provider(s)
 	}
 	v := &vendors{}
 	senders := make(map[directory.Transport]sender)

@@ -24,6 +24,7 @@ import (
 	"github.com/sekisho/sekisho/services/internal/directory"
 	"github.com/sekisho/sekisho/services/internal/provider"
 	"github.com/sekisho/sekisho/services/internal/runtime"
+	"github.com/sekisho/sekisho/services/internal/testenv"
 	"github.com/sekisho/sekisho/services/simulators"
 )
 
@@ -132,36 +133,20 @@ func everyVendor(t *testing.T, far vendorsFar, base provider.Settings) map[direc
 }
 
 func TestSendersFaults(t *testing.T) {
-	for mode, want := range map[simulators.Mode]error{
-		simulators.Error:   provider.ErrUnavailable,
-		simulators.Garbage: provider.ErrUnavailable,
-		simulators.Reset:   provider.ErrUnavailable,
-		simulators.Hang:    provider.ErrTimeout,
-		simulators.Slow:    nil,
-		simulators.None:    nil,
-	} {
-		t.Run(string(mode), func(t *testing.T) {
-			far := startVendors(t, nil)
-			base, delay := provider.Settings{}, time.Duration(0)
-			switch mode {
-			case simulators.Hang:
-				base.Timeout = 50 * time.Millisecond // no answer comes, however long one waits
-			case simulators.Slow:
-				delay = time.Millisecond
+	testenv.EachFault(t, func(t *testing.T, fault simulators.Fault, timeout time.Duration, want error) {
+		far := startVendors(t, nil)
+		senders := everyVendor(t, far, provider.Settings{Timeout: timeout})
+		far.fault(t, fault.Mode, fault.Delay)
+		for name, send := range senders {
+			want := want
+			if fault.Mode == simulators.Garbage && name == directory.WebPush {
+				want = nil // the status says it all
 			}
-			senders := everyVendor(t, far, base)
-			far.fault(t, mode, delay)
-			for name, send := range senders {
-				want := want
-				if mode == simulators.Garbage && name == directory.WebPush {
-					want = nil // the status says it all
-				}
-				if err := send(); !errors.Is(err, want) || want == nil && err != nil {
-					t.Errorf("%s: %v, want %v", name, err, want)
-				}
+			if err := send(); !errors.Is(err, want) || want == nil && err != nil {
+				t.Errorf("%s: %v, want %v", name, err, want)
 			}
-		})
-	}
+		}
+	})
 }
 
 func TestSendersBreakerOpens(t *testing.T) {

@@ -132,21 +132,7 @@ func expect(t testing.TB, what string, got, want any) {
 	}
 }
 
-// eventually waits for a condition that nothing signals.
-func eventually(t testing.TB, what string, condition func() bool) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
-	defer cancel()
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	for !condition() {
-		select {
-		case <-ctx.Done():
-			t.Fatalf("%s: never", what)
-		case <-tick.C:
-		}
-	}
-}
+var eventually = testenv.Eventually
 
 func (s *site) clock() time.Time {
 	s.mu.Lock()

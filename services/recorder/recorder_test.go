@@ -64,22 +64,6 @@ func start(t *testing.T, r *recorder) (stop func() error) {
 	return stop
 }
 
-// eventually waits until a condition holds.
-func eventually(t *testing.T, what string, holds func() bool) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-	defer cancel()
-	tick := time.NewTicker(10 * time.Millisecond)
-	defer tick.Stop()
-	for !holds() {
-		select {
-		case <-ctx.Done():
-			t.Fatalf("never: %s", what)
-		case <-tick.C:
-		}
-	}
-}
-
 func ask[T any](t *testing.T, p *place, query string, args ...any) T {
 	t.Helper()
 	rows, err := p.admin.Query(t.Context(), query, args...)
@@ -91,15 +75,6 @@ func ask[T any](t *testing.T, p *place, query string, args ...any) T {
 		t.Fatalf("%s: %v", query, err)
 	}
 	return value
-}
-
-func newLogin(t *testing.T, gateway string) events.Login {
-	t.Helper()
-	l, err := events.NewLogin(gateway)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return l
 }
 
 func event(login events.Login, by string, data events.Data) *events.Event {
@@ -133,7 +108,7 @@ func ending(login events.Login, outcome events.Outcome, reason string) *events.E
 func TestRecordsLoginsAndAccounts(t *testing.T) {
 	p := newPlace(t)
 	start(t, p.recorder(t))
-	login := newLogin(t, "web")
+	login := testenv.NewLogin(t, "web")
 	deadline := time.Now().Add(5 * time.Minute).Truncate(time.Microsecond)
 	for _, e := range []*events.Event{p.requested(t, login, deadline), identified(login), closed(login)} {
 		e.Cause, e.Trace = "some/cause", "00-trace"
@@ -150,8 +125,8 @@ func TestRecordsLoginsAndAccounts(t *testing.T) {
 	if err := console.Account(t.Context(), said); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the last line", func() bool { return ask[int](t, p, `SELECT count(*) FROM audit.events WHERE id = $1`, said.ID) == 1 })
-	eventually(t, "five lines", func() bool { return ask[int](t, p, `SELECT count(*) FROM audit.events`) == 5 })
+	testenv.Eventually(t, "the last line", func() bool { return ask[int](t, p, `SELECT count(*) FROM audit.events WHERE id = $1`, said.ID) == 1 })
+	testenv.Eventually(t, "five lines", func() bool { return ask[int](t, p, `SELECT count(*) FROM audit.events`) == 5 })
 
 	var data map[string]any
 	text := ask[string](t, p, `SELECT data::text FROM audit.events WHERE id = $1`, login.EventID(events.StepRequested, 0))
@@ -188,18 +163,18 @@ func TestOddEventsDoNotBlock(t *testing.T) {
 			t.Fatalf("%v %s", err, reply.Data)
 		}
 	}
-	publish(newLogin(t, "example"), nil, "garbage")
-	publish(newLogin(t, "example"), nats.Header{"ce-id": {"\x01%00"}, "ce-specversion": {"1.0"}, "ce-type": {"%00"}, "ce-source": {"x"}}, "\x00\xff")
+	publish(testenv.NewLogin(t, "example"), nil, "garbage")
+	publish(testenv.NewLogin(t, "example"), nats.Header{"ce-id": {"\x01%00"}, "ce-specversion": {"1.0"}, "ce-type": {"%00"}, "ce-source": {"x"}}, "\x00\xff")
 	// A gateway that speaks of another's login would keep the true event out of the log.
-	victim := newLogin(t, "web")
+	victim := testenv.NewLogin(t, "web")
 	forged, err := p.requested(t, victim, time.Now().Add(time.Minute)).Message()
 	if err != nil {
 		t.Fatal(err)
 	}
-	publish(newLogin(t, "example"), forged.Header, string(forged.Data))
+	publish(testenv.NewLogin(t, "example"), forged.Header, string(forged.Data))
 	p.broker.Publish(t, p.requested(t, victim, time.Now().Add(2*time.Minute)))
 
-	eventually(t, "four lines", func() bool { return ask[int](t, p, `SELECT count(*) FROM audit.events`) == 4 })
+	testenv.Eventually(t, "four lines", func() bool { return ask[int](t, p, `SELECT count(*) FROM audit.events`) == 4 })
 	if bad := ask[int](t, p, `SELECT count(*) FROM audit.events WHERE problem <> '' AND data IS NULL AND step IS NULL`); bad != 3 {
 		t.Errorf("%d lines with a problem, want 3", bad)
 	}
@@ -215,7 +190,7 @@ func TestOddEventsDoNotBlock(t *testing.T) {
 func TestBatchesComeAgain(t *testing.T) {
 	p := newPlace(t)
 	r := p.recorder(t)
-	login := newLogin(t, "web")
+	login := testenv.NewLogin(t, "web")
 	var batch []bus.Stored
 	for i, e := range []*events.Event{p.requested(t, login, time.Now().Add(time.Minute)), identified(login), closed(login)} {
 		msg, err := e.Message()
@@ -267,18 +242,18 @@ func TestOneAtATime(t *testing.T) {
 	}
 	first := p.recorder(t)
 	stopFirst := start(t, first)
-	eventually(t, "the first holds the lock", func() bool { return holder() != 0 })
+	testenv.Eventually(t, "the first holds the lock", func() bool { return holder() != 0 })
 	second := p.recorder(t)
 	start(t, second)
 
 	const each = 20
 	send := func() {
 		for range each {
-			p.broker.Publish(t, p.requested(t, newLogin(t, "web"), time.Now().Add(time.Minute)))
+			p.broker.Publish(t, p.requested(t, testenv.NewLogin(t, "web"), time.Now().Add(time.Minute)))
 		}
 	}
 	send()
-	eventually(t, "the first half", func() bool { return ask[int](t, p, `SELECT count(*) FROM audit.events`) == each })
+	testenv.Eventually(t, "the first half", func() bool { return ask[int](t, p, `SELECT count(*) FROM audit.events`) == each })
 	if testutil.ToFloat64(first.active) != 1 || testutil.ToFloat64(second.active) != 0 {
 		t.Fatal("two recorders are active")
 	}
@@ -286,11 +261,11 @@ func TestOneAtATime(t *testing.T) {
 	if _, err := p.admin.Exec(t.Context(), `SELECT pg_terminate_backend($1)`, old); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the second holds the lock", func() bool { pid := holder(); return pid != 0 && pid != old })
+	testenv.Eventually(t, "the second holds the lock", func() bool { pid := holder(); return pid != 0 && pid != old })
 	send()
-	eventually(t, "the second half", func() bool { return ask[int](t, p, `SELECT count(*) FROM audit.events`) == 2*each })
-	eventually(t, "the second is active", func() bool { return testutil.ToFloat64(second.active) == 1 })
-	eventually(t, "the first gives up", func() bool { return testutil.ToFloat64(first.active) == 0 })
+	testenv.Eventually(t, "the second half", func() bool { return ask[int](t, p, `SELECT count(*) FROM audit.events`) == 2*each })
+	testenv.Eventually(t, "the second is active", func() bool { return testutil.ToFloat64(second.active) == 1 })
+	testenv.Eventually(t, "the first gives up", func() bool { return testutil.ToFloat64(first.active) == 0 })
 	if err := stopFirst(); err == nil || !strings.Contains(err.Error(), "the lock is lost") {
 		t.Errorf("the first ended with %v", err)
 	}
@@ -305,7 +280,7 @@ func TestSweepEndsAbandonedLogins(t *testing.T) {
 		settings.Audit.SweepEvery = 20 * time.Millisecond
 		env.Config, env.Now = &settings, func() time.Time { return time.Now().Add(time.Duration(ahead.Load()) * time.Minute) }
 	})
-	abandoned, ended, young := newLogin(t, "web"), newLogin(t, "web"), newLogin(t, "example")
+	abandoned, ended, young := testenv.NewLogin(t, "web"), testenv.NewLogin(t, "web"), testenv.NewLogin(t, "example")
 	p.broker.Publish(t, p.requested(t, abandoned, time.Now().Add(time.Hour))) // ten minutes at most
 	p.broker.Publish(t, p.requested(t, ended, time.Now().Add(time.Minute)))
 	p.broker.Publish(t, closed(ended))
@@ -317,7 +292,7 @@ func TestSweepEndsAbandonedLogins(t *testing.T) {
 	how := func() string {
 		return ask[string](t, p, `SELECT concat_ws(' ', outcome, reason) FROM audit.logins WHERE login = $1`, abandoned.ID)
 	}
-	eventually(t, "it has ended", func() bool { return how() == "expired abandoned" })
+	testenv.Eventually(t, "it has ended", func() bool { return how() == "expired abandoned" })
 	if _, err := p.broker.Bus(t, bus.UserViewer).Event(t.Context(), ended, events.StepLapsed, 0); err == nil {
 		t.Error("a login that has ended was said to have lapsed")
 	}
@@ -327,7 +302,7 @@ func TestSweepEndsAbandonedLogins(t *testing.T) {
 	p.broker.Publish(t, ending(abandoned, events.Expired, ""))
 	ahead.Store(0)
 	p.broker.Publish(t, p.requested(t, young, time.Now().Add(time.Minute)))
-	eventually(t, "all is recorded", func() bool {
+	testenv.Eventually(t, "all is recorded", func() bool {
 		return ask[int](t, p, `SELECT count(*) FROM audit.logins WHERE closed_at IS NOT NULL`) == 2 && ask[int](t, p, `SELECT count(*) FROM audit.events`) == 6
 	})
 	if err := r.sweep(t.Context()); err != nil {
@@ -366,7 +341,7 @@ func TestTheFirstEndingCounts(t *testing.T) {
 				return []*events.Event{closed(l), lapsed(l)}
 			}, "failed attempts"},
 		} {
-			login := newLogin(t, "web")
+			login := testenv.NewLogin(t, "web")
 			var batches [][]bus.Stored
 			for i, e := range test.make(login) {
 				msg, err := e.Message()
@@ -396,7 +371,7 @@ func TestTheFirstEndingCounts(t *testing.T) {
 func TestNoSweepWhileBehind(t *testing.T) {
 	p := newPlace(t)
 	r := p.recorder(t, func(env *runtime.Env) { env.Now = func() time.Time { return time.Now().Add(time.Hour) } })
-	login := newLogin(t, "web")
+	login := testenv.NewLogin(t, "web")
 	msg, err := p.requested(t, login, time.Now()).Message()
 	if err != nil {
 		t.Fatal(err)
@@ -430,7 +405,7 @@ func TestPurge(t *testing.T) {
 		if _, err := p.admin.Exec(t.Context(), `INSERT INTO audit.events (id, stream, sequence, stored_at) VALUES ($1, 'ARCHIVE', $2, $3)`, fmt.Sprint(i), i, stored); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := p.admin.Exec(t.Context(), `INSERT INTO audit.logins (gateway, login, closed_at) VALUES ('web', $1, $2)`, newLogin(t, "web").ID, stored); err != nil {
+		if _, err := p.admin.Exec(t.Context(), `INSERT INTO audit.logins (gateway, login, closed_at) VALUES ('web', $1, $2)`, testenv.NewLogin(t, "web").ID, stored); err != nil {
 			t.Fatal(err)
 		}
 	}

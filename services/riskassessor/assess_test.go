@@ -44,11 +44,8 @@ func newSite(t *testing.T, adjust ...func(*config.Config)) *site {
 	if err := folder.Ensure(credentials.Contents{Keys: []string{"risk"}}); err != nil {
 		t.Fatal(err)
 	}
-	keys, err := folder.PublicKeys()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if s.sealer, err = events.NewSealer(keys...); err != nil {
+	var err error
+	if s.sealer, err = folder.Sealer(); err != nil {
 		t.Fatal(err)
 	}
 	signature := filepath.Join(t.TempDir(), "signature")
@@ -124,10 +121,7 @@ func (s *site) login(t *testing.T, user string, assessment *string, alter ...fun
 
 func (s *site) loginFrom(t *testing.T, user string, environment *events.Environment, alter ...func(events.Login, *events.Identified)) events.Login {
 	t.Helper()
-	login, err := events.NewLogin("web")
-	if err != nil {
-		t.Fatal(err)
-	}
+	login := testenv.NewLogin(t, "web")
 	requested := &events.Requested{
 		App: "demo", Method: events.Password, Deadline: time.Now().Add(time.Hour),
 		Identity: s.seal(t, login.Subject(events.StepRequested, 0), "identity", "sealed to somebody else"),
@@ -345,15 +339,5 @@ func TestReportOnTheBus(t *testing.T) {
 	}
 	s.fault(t, simulators.Fault{Mode: simulators.None})
 	expect(t, "verdict of another", s.assessed(t, s.login(t, "bob", new("a-2"))).Verdict, events.OK)
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
-	defer cancel()
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	for s.reports()["a-1"] == 0 {
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			t.Fatal("not reported")
-		}
-	}
+	testenv.Eventually(t, "it is reported", func() bool { return s.reports()["a-1"] > 0 })
 }

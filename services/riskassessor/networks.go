@@ -16,6 +16,7 @@ import (
 
 	"github.com/sekisho/sekisho/events"
 	"github.com/sekisho/sekisho/services/internal/coalesce"
+	"github.com/sekisho/sekisho/services/internal/runtime"
 )
 
 const (
@@ -172,18 +173,7 @@ func columns(list []visit) (users []string, hashes [][]byte) {
 
 // purge forgets networks that were not seen for long, until ctx ends.
 func (n *networks) purge(ctx context.Context) error {
-	tick := time.NewTicker(purgeEvery)
-	defer tick.Stop()
-	for {
-		if err := n.forget(ctx); err != nil && ctx.Err() == nil {
-			n.log.Error().Err(err).Msg("purge")
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-		}
-	}
+	return runtime.Repeat(ctx, n.log, purgeEvery, nil, "can not purge", func(ctx context.Context) (bool, error) { return false, n.forget(ctx) })
 }
 
 func (n *networks) forget(ctx context.Context) error {

@@ -1,7 +1,6 @@
 package riskassessor
 
 import (
-	"context"
 	"encoding/json"
 	"strings"
 	"testing"
@@ -11,6 +10,7 @@ import (
 
 	"github.com/sekisho/sekisho/events"
 	"github.com/sekisho/sekisho/services/internal/bus"
+	"github.com/sekisho/sekisho/services/internal/testenv"
 )
 
 // networks is the worker's memory by itself.
@@ -132,20 +132,13 @@ func (s *site) handled(t *testing.T, step events.Step) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
-	defer cancel()
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		info, err := consumer.Info(ctx)
+	testenv.Eventually(t, "all are handled", func() bool {
+		info, err := consumer.Info(t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}
-		if info.NumPending == 0 && info.NumAckPending == 0 {
-			return
-		}
-		<-tick.C
-	}
+		return info.NumPending == 0 && info.NumAckPending == 0
+	})
 }
 
 // An event that is handled again gives the same alert again.
@@ -252,10 +245,7 @@ func TestNetworksThatAreCurrent(t *testing.T) {
 	}{{"u1", 0, true, 1}, {"u2", 0, false, 1}, {"u1", seenEvery - time.Minute, true, 0}, {"u1", 2 * time.Minute, false, 1}} {
 		now = now.Add(tc.later)
 		before := s.env.DB.Stat().AcquireCount()
-		login, err := events.NewLogin("web")
-		if err != nil {
-			t.Fatal(err)
-		}
+		login := testenv.NewLogin(t, "web")
 		known, err := n.known(t.Context(), login, tc.user, ip)
 		if err != nil || known != (tc.user == "u1") || n.current.Contains(login) != tc.current {
 			t.Errorf("%+v: known %v, current %v, %v", tc, known, n.current.Contains(login), err)

@@ -15,6 +15,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/sekisho/sekisho/services/internal/provider"
+	"github.com/sekisho/sekisho/services/internal/testenv"
 	"github.com/sekisho/sekisho/services/simulators"
 )
 
@@ -89,37 +90,21 @@ func TestAssessRefusesOddIDs(t *testing.T) {
 
 func TestOMotionFaults(t *testing.T) {
 	sim, url := simulatedOMotion(t)
-	for mode, want := range map[simulators.Mode]error{
-		simulators.Error:   provider.ErrUnavailable,
-		simulators.Garbage: provider.ErrUnavailable,
-		simulators.Reset:   provider.ErrUnavailable,
-		simulators.Hang:    provider.ErrTimeout,
-		simulators.Slow:    nil,
-		simulators.None:    nil,
-	} {
-		t.Run(string(mode), func(t *testing.T) {
-			timeout, delay := time.Minute, time.Duration(0)
-			switch mode {
-			case simulators.Hang:
-				timeout = 50 * time.Millisecond // no answer comes, however long one waits
-			case simulators.Slow:
-				delay = time.Millisecond
-			}
-			if err := sim.SetFault(simulators.Risk, simulators.Fault{Mode: mode, Delay: delay}); err != nil {
-				t.Fatal(err)
-			}
-			got, err := omotionAt(t, url, timeout).Assess(t.Context(), "a-1", hash("bob"))
-			if !errors.Is(err, want) || (err == nil) != (got.Result == "OK") {
-				t.Fatalf("%+v, %v; want %v", got, err, want)
-			}
-			if mode == simulators.Garbage {
-				return // a report's status says it all
-			}
-			if err := omotionAt(t, url, timeout).Report(t.Context(), "a-1", hash("bob"), true); !errors.Is(err, want) {
-				t.Fatalf("Report: %v, want %v", err, want)
-			}
-		})
-	}
+	testenv.EachFault(t, func(t *testing.T, fault simulators.Fault, timeout time.Duration, want error) {
+		if err := sim.SetFault(simulators.Risk, fault); err != nil {
+			t.Fatal(err)
+		}
+		got, err := omotionAt(t, url, timeout).Assess(t.Context(), "a-1", hash("bob"))
+		if !errors.Is(err, want) || (err == nil) != (got.Result == "OK") {
+			t.Fatalf("%+v, %v; want %v", got, err, want)
+		}
+		if fault.Mode == simulators.Garbage {
+			return // a report's status says it all
+		}
+		if err := omotionAt(t, url, timeout).Report(t.Context(), "a-1", hash("bob"), true); !errors.Is(err, want) {
+			t.Fatalf("Report: %v, want %v", err, want)
+		}
+	})
 }
 
 func TestWrongSignatureIsOurFault(t *testing.T) {

@@ -66,10 +66,7 @@ func Build(_ context.Context, env *runtime.Env) (*runtime.Worker, error) {
 		return nil, fmt.Errorf("riskassessor: %w", err)
 	}
 	client := func(name string) *provider.Client {
-		return provider.New(provider.Settings{
-			Name: name, Timeout: cfg.Risk.Timeout, MaxConcurrent: cfg.Risk.Concurrency,
-			Failures: cfg.Breaker.Failures, Open: cfg.Breaker.Open,
-		}, env.Metrics, env.Log)
+		return env.Provider(provider.Settings{Name: name, Timeout: cfg.Risk.Timeout, MaxConcurrent: cfg.Risk.Concurrency})
 	}
 	// Reports have a client of their own, so that trouble with them never keeps a login from being assessed.
 	account := OMotionConfig{URL: cfg.Risk.URL, Signature: signature}

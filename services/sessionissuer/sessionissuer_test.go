@@ -1,7 +1,6 @@
 package sessionissuer
 
 import (
-	"context"
 	"errors"
 	"os"
 	"path/filepath"
@@ -77,10 +76,7 @@ type player struct {
 
 func (p *place) login(t *testing.T) *player {
 	t.Helper()
-	login, err := events.NewLogin("web")
-	if err != nil {
-		t.Fatal(err)
-	}
+	login := testenv.NewLogin(t, "web")
 	return &player{place: p, t: t, login: login}
 }
 
@@ -137,22 +133,6 @@ func (p *player) insert() {
 		AuthTime: time.Now(), Idle: time.Hour, Expires: time.Now().Add(time.Hour)})
 	if err != nil || !ok {
 		p.t.Fatalf("insert: %v %v", ok, err)
-	}
-}
-
-// eventually waits until a condition holds.
-func eventually(t *testing.T, what string, holds func() bool) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-	defer cancel()
-	tick := time.NewTicker(10 * time.Millisecond)
-	defer tick.Stop()
-	for !holds() {
-		select {
-		case <-ctx.Done():
-			t.Fatalf("never: %s", what)
-		case <-tick.C:
-		}
 	}
 }
 
@@ -314,7 +294,7 @@ func TestStepUpIsFinishedByAnother(t *testing.T) {
 	p.say("sessionissuer", 0, &events.Closed{Outcome: events.Granted, App: "demo", User: p.user, AMR: []string{"pwd", "sms"}, ACR: "2fa",
 		AuthTime: now, Expires: now.Add(time.Hour), Decision: events.Decision{Policy: "p", After: "x", Facts: events.Facts{Now: now, Enabled: true}}})
 	place.issuer(t)
-	eventually(t, "the old session has ended", func() bool { return !place.lives(t, first.login) })
+	testenv.Eventually(t, "the old session has ended", func() bool { return !place.lives(t, first.login) })
 }
 
 // TestAnotherEndingWins: what an instance has inserted before it died is taken back when the login ends otherwise.
@@ -329,7 +309,7 @@ func TestAnotherEndingWins(t *testing.T) {
 		if c := p.closed(); c.Outcome != events.CancelledBy {
 			t.Errorf("closed: %+v", c)
 		}
-		eventually(t, "the session is gone", func() bool { return !p.hasSession() })
+		testenv.Eventually(t, "the session is gone", func() bool { return !p.hasSession() })
 	})
 	t.Run("lapsed", func(t *testing.T) {
 		p := place.login(t)
@@ -341,7 +321,7 @@ func TestAnotherEndingWins(t *testing.T) {
 		if c := p.closed(); c.Outcome != events.Expired {
 			t.Errorf("closed: %+v", c)
 		}
-		eventually(t, "the session is gone", func() bool { return !p.hasSession() })
+		testenv.Eventually(t, "the session is gone", func() bool { return !p.hasSession() })
 	})
 	t.Run("after closed", func(t *testing.T) {
 		p := place.login(t)
@@ -350,7 +330,7 @@ func TestAnotherEndingWins(t *testing.T) {
 			Decision: events.Decision{Policy: "p", After: "x", Facts: events.Facts{Now: time.Now()}}})
 		place.issuer(t)
 		p.begin(events.OK, time.Minute, events.SMS) // the event that the instance died over is delivered again
-		eventually(t, "the session is gone", func() bool { return !p.hasSession() })
+		testenv.Eventually(t, "the session is gone", func() bool { return !p.hasSession() })
 	})
 }
 
@@ -474,7 +454,7 @@ func TestManyInstances(t *testing.T) {
 		if _, err := viewer.Event(t.Context(), p.login, events.StepLapsed, 0); err == nil && c.Outcome != events.Expired {
 			t.Errorf("lapsed, and closed: %+v", c)
 		}
-		eventually(t, "a session if and only if it was granted", func() bool { return p.hasSession() == (c.Outcome == events.Granted) })
+		testenv.Eventually(t, "a session if and only if it was granted", func() bool { return p.hasSession() == (c.Outcome == events.Granted) })
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/sekisho/sekisho/services/internal/httpapi"
 	"github.com/sekisho/sekisho/services/simulators"
 )
 
@@ -154,59 +155,53 @@ func TestCalls(t *testing.T) {
 	}
 }
 
+// A fault that is switched off may keep the fields that switched it on.
+func TestFaultIsSwitchedOff(t *testing.T) {
+	_, base := server(t, nil)
+	req := newRequest(t, "PUT", base+"/sim/faults/sms", "application/json", `{"mode":"none","rate":0,"delay":"0s"}`)
+	if res, body := do(t, req); res.StatusCode != http.StatusNoContent {
+		t.Errorf("%s %s", res.Status, body)
+	}
+}
+
 func TestControlRefusesBadInput(t *testing.T) {
 	sim, base := server(t, nil)
 	const jsonType = "application/json"
 	for name, tc := range map[string]struct {
 		method, path, contentType, body string
 		status                          int
-		detail                          string
+		blamed                          string // the field, or what may be done instead
 	}{
-		"unknown resource":                {"GET", "/sim/nothing", "", "", 404, ""},
-		"unknown provider":                {"PUT", "/sim/faults/pigeon", jsonType, `{"mode":"none"}`, 404, "provider"},
-		"method of faults":                {"POST", "/sim/faults/sms", jsonType, `{"mode":"none"}`, 405, "PUT"},
-		"method of risk":                  {"DELETE", "/sim/risk/users/alice", "", "", 405, "PUT"},
-		"method of inbox":                 {"PUT", "/sim/sms/messages", jsonType, `{}`, 405, "GET"},
-		"no content type":                 {"PUT", "/sim/faults/sms", "", `{"mode":"none"}`, 415, "application/json"},
-		"form":                            {"PUT", "/sim/faults/sms", "application/x-www-form-urlencoded", `{"mode":"none"}`, 415, ""},
-		"not JSON":                        {"PUT", "/sim/faults/sms", jsonType, `{mode}`, 400, ""},
-		"empty":                           {"PUT", "/sim/faults/sms", jsonType, ``, 400, ""},
-		"two values":                      {"PUT", "/sim/faults/sms", jsonType, `{"mode":"none"}{}`, 400, ""},
-		"duplicate name":                  {"PUT", "/sim/faults/sms", jsonType, `{"mode":"none","mode":"hang"}`, 400, ""},
-		"not UTF-8":                       {"PUT", "/sim/faults/sms", jsonType, "{\"mode\":\"\xff\"}", 400, ""},
-		"cut off after an unknown member": {"PUT", "/sim/faults/sms", jsonType, `{"late":true,"mode":`, 400, ""},
-		"too large":                       {"PUT", "/sim/faults/sms", jsonType, `{"mode":"` + strings.Repeat("x", 1<<17) + `"}`, 413, ""},
-		"unknown member":                  {"PUT", "/sim/faults/sms", jsonType, `{"mode":"none","late":true}`, 422, "late"},
-		"other case":                      {"PUT", "/sim/faults/sms", jsonType, `{"Mode":"none"}`, 422, "Mode"},
-		"wrong type":                      {"PUT", "/sim/faults/sms", jsonType, `{"mode":"none","rate":"half"}`, 422, "rate"},
-		"no mode":                         {"PUT", "/sim/faults/sms", jsonType, `{}`, 422, "mode"},
-		"null":                            {"PUT", "/sim/faults/sms", jsonType, `null`, 422, "mode"},
-		"array":                           {"PUT", "/sim/faults/sms", jsonType, `[]`, 422, ""},
-		"unknown mode":                    {"PUT", "/sim/faults/sms", jsonType, `{"mode":"explode"}`, 422, "mode"},
-		"rate 0":                          {"PUT", "/sim/faults/sms", jsonType, `{"mode":"hang","rate":0}`, 422, "rate"},
-		"rate above 1":                    {"PUT", "/sim/faults/sms", jsonType, `{"mode":"hang","rate":1.1}`, 422, "rate"},
-		"rate below 0":                    {"PUT", "/sim/faults/sms", jsonType, `{"mode":"hang","rate":-1}`, 422, "rate"},
-		"odd delay":                       {"PUT", "/sim/faults/sms", jsonType, `{"mode":"slow","delay":"2 seconds"}`, 422, "delay"},
-		"negative delay":                  {"PUT", "/sim/faults/sms", jsonType, `{"mode":"slow","delay":"-2s"}`, 422, "delay"},
-		"delay of days":                   {"PUT", "/sim/faults/sms", jsonType, `{"mode":"slow","delay":"48h"}`, 422, "delay"},
-		"unknown result":                  {"PUT", "/sim/risk/users/alice", jsonType, `{"result":"MAYBE"}`, 422, "result"},
-		"no result":                       {"PUT", "/sim/risk/users/alice", jsonType, `{}`, 422, "result"},
-		"odd number":                      {"GET", "/sim/sms/messages?to=alice", "", "", 422, "to"},
-		"odd time":                        {"GET", "/sim/sms/messages?since=yesterday", "", "", 422, "since"},
-		"calls of a pigeon":               {"GET", "/sim/calls?provider=pigeon", "", "", 422, "provider"},
+		"unknown resource":  {"GET", "/sim/nothing", "", "", 404, ""},
+		"unknown provider":  {"PUT", "/sim/faults/pigeon", jsonType, `{"mode":"none"}`, 404, "provider"},
+		"method of faults":  {"POST", "/sim/faults/sms", jsonType, `{"mode":"none"}`, 405, "PUT"},
+		"method of risk":    {"DELETE", "/sim/risk/users/alice", "", "", 405, "PUT"},
+		"method of inbox":   {"PUT", "/sim/sms/messages", jsonType, `{}`, 405, "GET"},
+		"no content type":   {"PUT", "/sim/faults/sms", "", `{"mode":"none"}`, 415, "application/json"},
+		"not JSON":          {"PUT", "/sim/faults/sms", jsonType, `{mode}`, 400, ""},
+		"too large":         {"PUT", "/sim/faults/sms", jsonType, `{"mode":"` + strings.Repeat("x", 1<<17) + `"}`, 413, ""},
+		"unknown member":    {"PUT", "/sim/faults/sms", jsonType, `{"mode":"none","late":true}`, 422, "late"},
+		"wrong type":        {"PUT", "/sim/faults/sms", jsonType, `{"mode":"none","rate":"half"}`, 422, "rate"},
+		"no mode":           {"PUT", "/sim/faults/sms", jsonType, `{}`, 422, "mode"},
+		"unknown mode":      {"PUT", "/sim/faults/sms", jsonType, `{"mode":"explode"}`, 422, "mode"},
+		"rate 0":            {"PUT", "/sim/faults/sms", jsonType, `{"mode":"hang","rate":0}`, 422, "rate"},
+		"rate above 1":      {"PUT", "/sim/faults/sms", jsonType, `{"mode":"hang","rate":1.1}`, 422, "rate"},
+		"rate below 0":      {"PUT", "/sim/faults/sms", jsonType, `{"mode":"hang","rate":-1}`, 422, "rate"},
+		"odd delay":         {"PUT", "/sim/faults/sms", jsonType, `{"mode":"slow","delay":"2 seconds"}`, 422, "delay"},
+		"negative delay":    {"PUT", "/sim/faults/sms", jsonType, `{"mode":"slow","delay":"-2s"}`, 422, "delay"},
+		"delay of days":     {"PUT", "/sim/faults/sms", jsonType, `{"mode":"slow","delay":"48h"}`, 422, "delay"},
+		"unknown result":    {"PUT", "/sim/risk/users/alice", jsonType, `{"result":"MAYBE"}`, 422, "result"},
+		"no result":         {"PUT", "/sim/risk/users/alice", jsonType, `{}`, 422, "result"},
+		"odd number":        {"GET", "/sim/sms/messages?to=alice", "", "", 422, "to"},
+		"odd time":          {"GET", "/sim/sms/messages?since=yesterday", "", "", 422, "since"},
+		"calls of a pigeon": {"GET", "/sim/calls?provider=pigeon", "", "", 422, "provider"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			res, body := do(t, newRequest(t, tc.method, base+tc.path, tc.contentType, tc.body))
-			problem := decode[struct {
-				Type, Title, Detail string
-				Status              int
-			}](t, body)
-			if res.StatusCode != tc.status || problem.Status != tc.status || problem.Title == "" || problem.Type == "" ||
-				res.Header.Get("Content-Type") != "application/problem+json" || !strings.Contains(problem.Detail, tc.detail) {
-				t.Errorf("%s %s", res.Status, body)
-			}
-			if allow := res.Header.Get("Allow"); (allow != "") != (tc.status == 405) {
-				t.Errorf("Allow is %q", allow)
+			problem, allow := decode[httpapi.Problem](t, body), res.Header.Get("Allow")
+			if res.StatusCode != tc.status || problem.Status != tc.status || (allow != "") != (tc.status == 405) ||
+				res.Header.Get("Content-Type") != "application/problem+json" || !strings.Contains(problem.Field+problem.Detail+allow, tc.blamed) {
+				t.Errorf("%s, Allow %q, %s", res.Status, allow, body)
 			}
 		})
 	}

@@ -5,11 +5,12 @@ import (
 	"crypto/ecdh"
 	"crypto/rand"
 	"encoding/base64"
-	"errors"
 	"fmt"
 	"net/http"
 	"sync"
 	"time"
+
+	"github.com/sekisho/sekisho/services/internal/httpapi"
 )
 
 // PushMessage is a push as it reached the app of a phone.
@@ -102,29 +103,29 @@ func (s *Simulators) WaitPush(ctx context.Context, user string, n int) ([]PushMe
 	return s.apps.messages.wait(ctx, n, pushedTo(user))
 }
 
-func (s *Simulators) getPushMessages(w http.ResponseWriter, r *http.Request) *problem {
-	writeJSON(w, http.StatusOK, s.PushMessages(r.FormValue("user")))
+func (s *Simulators) getPushMessages(w http.ResponseWriter, r *http.Request) error {
+	httpapi.Write(w, http.StatusOK, s.PushMessages(r.FormValue("user")))
 	return nil
 }
 
 // postSubscription does what an app does to get pushes. The answer's transport and target are what the app tells Sekisho.
-func (s *Simulators) postSubscription(w http.ResponseWriter, r *http.Request) *problem {
+func (s *Simulators) postSubscription(w http.ResponseWriter, r *http.Request) error {
 	body := struct {
 		User      string `json:"user"`
 		Transport string `json:"transport"`
 		VAPID     string `json:"vapid"`
 	}{Transport: WebPush}
-	if p := readJSON(w, r, &body); p != nil {
-		return p
+	if err := httpapi.Decode(w, r, maxBody, &body); err != nil {
+		return err
 	}
 	switch {
 	case body.User == "":
-		return wrong("user", errors.New("is required"))
+		return httpapi.Invalid("user", "is required")
 	case body.Transport != WebPush && body.Transport != FCM:
-		return wrong("transport", fmt.Errorf("want %s or %s", WebPush, FCM))
+		return httpapi.Invalid("transport", fmt.Sprintf("want %s or %s", WebPush, FCM))
 	}
 	subscribed := s.apps.subscribe(body.User, body.Transport, body.VAPID)
-	writeJSON(w, http.StatusCreated, map[string]any{
+	httpapi.Write(w, http.StatusCreated, map[string]any{
 		"id": subscribed.id, "transport": subscribed.transport, "target": subscribed.target("http://" + r.Host),
 	})
 	return nil
@@ -144,9 +145,9 @@ func (s *subscription) target(base string) map[string]any {
 	}
 }
 
-func (s *Simulators) deleteSubscription(w http.ResponseWriter, r *http.Request) *problem {
+func (s *Simulators) deleteSubscription(w http.ResponseWriter, r *http.Request) error {
 	if !s.apps.end(r.PathValue("id")) {
-		return &problem{http.StatusNotFound, "no such subscription"}
+		return &httpapi.Problem{Status: http.StatusNotFound, Detail: "no such subscription"}
 	}
 	w.WriteHeader(http.StatusNoContent)
 	return nil

@@ -16,6 +16,7 @@ package simulators
 import (
 	"bytes"
 	"crypto/rsa"
+	"encoding/json"
 	"io"
 	"net/http"
 	"sync"
@@ -143,6 +144,13 @@ func (s *Simulators) farEnd(provider string, failure http.HandlerFunc, api http.
 			}
 		}
 	})
+}
+
+// writeJSON answers as the far ends do.
+func writeJSON(w http.ResponseWriter, status int, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	json.NewEncoder(w).Encode(v) // fails only where the client is gone
 }
 
 type statusRecorder struct {

@@ -272,7 +272,7 @@ func TestOMotion(t *testing.T) {
 	check("latest", "alice", "REVIEW FIRST_USER_DEVICE")
 	check("a", "bob", "OK USER_DEVICE")
 	check("bot1", "bob", "NG BOT")
-	for user, result := range map[string]string{"alice": "OK", "bob": "NG"} {
+	for user, result := range map[string]string{"alice": "OK", "BOB": "NG"} { // who is bob: user names have no case
 		res, body := do(t, newRequest(t, "PUT", base+"/sim/risk/users/"+user, "application/json", `{"result":"`+result+`"}`))
 		if res.StatusCode != 204 {
 			t.Fatalf("%s %s", res.Status, body)

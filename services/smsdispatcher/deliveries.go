@@ -58,7 +58,7 @@ func (d *deliveries) count(provider string, state State) {
 // follow asks for the state of messages until ctx ends.
 func (d *deliveries) follow(ctx context.Context) error {
 	var purge time.Time
-	return look(ctx, d.log, nil, "can not follow text messages", func(ctx context.Context) (bool, error) {
+	return runtime.Repeat(ctx, d.log, lookEvery, nil, "can not follow text messages", func(ctx context.Context) (bool, error) {
 		n, err := d.check(ctx)
 		if now := d.now(); !now.Before(purge) {
 			err = errors.Join(err, d.purge(ctx))
@@ -68,29 +68,7 @@ func (d *deliveries) follow(ctx context.Context) error {
 	})
 }
 
-// look calls do every [lookEvery], when it is woken, and at once again while there may be more, until ctx ends. Errors are
-// logged, and the next look tries again: nobody waits for what is done here.
-func look(ctx context.Context, log zerolog.Logger, wake <-chan struct{}, trouble string, do func(context.Context) (more bool, err error)) error {
-	tick := time.NewTicker(lookEvery)
-	defer tick.Stop()
-	for {
-		more, err := do(ctx)
-		if err != nil && ctx.Err() == nil {
-			log.Warn().Err(err).Msg(trouble)
-		}
-		if more && err == nil && ctx.Err() == nil {
-			continue
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-wake:
-		case <-tick.C:
-		}
-	}
-}
-
-// wake wakes a [look]. One that has been woken already and has not looked yet will find this too.
+// wake wakes a [runtime.Repeat]. One that has been woken already and has not looked yet will find this too.
 func wake(looking chan<- struct{}) {
 	select {
 	case looking <- struct{}{}:

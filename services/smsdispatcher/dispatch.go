@@ -21,6 +21,7 @@ import (
 	"github.com/sekisho/sekisho/services/internal/config"
 	"github.com/sekisho/sekisho/services/internal/directory"
 	"github.com/sekisho/sekisho/services/internal/provider"
+	"github.com/sekisho/sekisho/services/internal/runtime"
 	"github.com/sekisho/sekisho/services/internal/textcode"
 )
 
@@ -146,7 +147,7 @@ func (d *dispatcher) nobodys(user string) string {
 
 // record writes receipts down as they come, until ctx ends.
 func (d *dispatcher) record(ctx context.Context) error {
-	return look(ctx, d.log, d.store.taken, "can not record accepted messages", func(ctx context.Context) (more bool, err error) {
+	return runtime.Repeat(ctx, d.log, lookEvery, d.store.taken, "can not record accepted messages", func(ctx context.Context) (more bool, err error) {
 		select {
 		case <-time.After(receiptDelay):
 			return false, d.store.record(ctx)

@@ -140,10 +140,7 @@ func (s *site) states(t *testing.T) []string {
 // wanted is a round that asks for a text message.
 func (s *site) wanted(t testing.TB, user string) *events.Event {
 	t.Helper()
-	login, err := events.NewLogin("web")
-	if err != nil {
-		t.Fatal(err)
-	}
+	login := testenv.NewLogin(t, "web")
 	deadline := s.clock().Add(10 * time.Minute).UTC()
 	e := events.New(login, 1, &events.Wanted{
 		Factor: events.SMS, Left: []events.Factor{events.Push}, App: "demo", User: user, Locale: "ja", Deadline: deadline,
@@ -360,15 +357,7 @@ func TestReceiptsAreRecorded(t *testing.T) {
 	go func() { done <- d.record(ctx) }()
 	e := s.wanted(t, "alice")
 	dispatchOnly(t, d, e)
-	tick := time.NewTicker(time.Millisecond)
-	defer tick.Stop()
-	for d.store.unrecorded(round{e.Login, e.N}) {
-		select {
-		case <-tick.C:
-		case <-t.Context().Done():
-			t.Fatal("not recorded")
-		}
-	}
+	testenv.Eventually(t, "it is recorded", func() bool { return !d.store.unrecorded(round{e.Login, e.N}) })
 	expect(t, "rows", s.states(t), []string{"accepted karaden"})
 	stop()
 	expect(t, "error", <-done, error(nil))

@@ -98,18 +98,12 @@ func (k *Karaden) Status(ctx context.Context, id string) (State, error) {
 }
 
 func (k *Karaden) call(ctx context.Context, method, path string, query, form url.Values, decode func(*provider.Response) error) error {
-	// The query is set apart, since errors of NewRequest quote the URL.
-	req, err := http.NewRequest(method, k.config.URL+"/"+url.PathEscape(k.config.Tenant)+path, strings.NewReader(form.Encode()))
+	req, err := newRequest(method, k.config.URL+"/"+url.PathEscape(k.config.Tenant)+path, query, form)
 	if err != nil {
 		return fmt.Errorf("karaden: %w", err)
 	}
-	req.URL.RawQuery = query.Encode()
 	req.Header.Set("Authorization", "Bearer "+k.config.Token)
 	req.Header.Set("Karaden-Version", karadenVersion)
-	req.Header.Set("Accept", "application/json")
-	if form != nil {
-		req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
-	}
 	return k.client.Do(ctx, req, decode)
 }
 
@@ -144,7 +138,7 @@ func karadenReceipt(r *provider.Response) (Receipt, error) {
 	return m.receipt()
 }
 
-// karadenFind takes the message with the tag out of a list, and rather one that did not fail.
+// karadenFind takes the message with the tag out of a list.
 func karadenFind(r *provider.Response, to, tag string) (receipt Receipt, found bool, err error) {
 	if err := karadenError(r); err != nil {
 		return Receipt{}, false, err
@@ -159,19 +153,7 @@ func karadenFind(r *provider.Response, to, tag string) (receipt Receipt, found b
 	if list.Object != "list" {
 		return Receipt{}, false, errors.New("answer is not a list")
 	}
-	for _, m := range list.Data {
-		if m.To != to || !slices.Contains(m.Tags, tag) {
-			continue
-		}
-		if receipt, err = m.receipt(); err != nil {
-			return Receipt{}, false, err
-		}
-		found = true
-		if receipt.State != StateFailed {
-			break
-		}
-	}
-	return receipt, found, nil
+	return pick(list.Data, func(m karadenMessage) bool { return m.To == to && slices.Contains(m.Tags, tag) })
 }
 
 func (m karadenMessage) receipt() (Receipt, error) {

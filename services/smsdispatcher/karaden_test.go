@@ -14,6 +14,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/sekisho/sekisho/services/internal/provider"
+	"github.com/sekisho/sekisho/services/internal/testenv"
 	"github.com/sekisho/sekisho/services/simulators"
 )
 
@@ -102,52 +103,36 @@ func TestSendReachesThePhone(t *testing.T) {
 
 func TestEveryFaultHasItsClass(t *testing.T) {
 	eachAdapter(t, func(t *testing.T, sim simulated, name string, with func(*provider.Client) sender) {
-		for mode, want := range map[simulators.Mode]error{
-			simulators.Error:   provider.ErrUnavailable,
-			simulators.Garbage: provider.ErrUnavailable,
-			simulators.Reset:   provider.ErrUnavailable,
-			simulators.Hang:    provider.ErrTimeout,
-			simulators.Slow:    nil,
-			simulators.None:    nil,
-		} {
-			t.Run(string(mode), func(t *testing.T) {
-				timeout, delay := time.Minute, time.Duration(0)
-				switch mode {
-				case simulators.Hang:
-					timeout = 50 * time.Millisecond // no answer comes, however long one waits
-				case simulators.Slow:
-					delay = time.Millisecond
-				}
-				a := with(newClient(t, timeout))
-				sim.fault(t, name, simulators.Fault{Mode: mode, Delay: delay})
-				before := len(sim.Messages(phone))
+		testenv.EachFault(t, func(t *testing.T, fault simulators.Fault, timeout time.Duration, want error) {
+			a := with(newClient(t, timeout))
+			sim.fault(t, name, fault)
+			before := len(sim.Messages(phone))
 
-				m := codeMessage(string(mode))
-				_, err := a.Send(t.Context(), m)
-				check := func(call string, err error) {
-					t.Helper()
-					if !errors.Is(err, want) || provider.Unsent(err) {
-						t.Fatalf("%s: %v, want %v", call, err, want)
-					}
-					if err != nil && (strings.Contains(err.Error(), "9012345678") || strings.Contains(err.Error(), "123456")) {
-						t.Fatalf("%s tells too much: %v", call, err)
-					}
+			m := codeMessage(string(fault.Mode))
+			_, err := a.Send(t.Context(), m)
+			check := func(call string, err error) {
+				t.Helper()
+				if !errors.Is(err, want) || provider.Unsent(err) {
+					t.Fatalf("%s: %v, want %v", call, err, want)
 				}
-				check("Send", err)
-				_, found, err := a.Find(t.Context(), m)
-				check("Find", err)
-				_, statusErr := a.Status(t.Context(), "no-such-message")
-				if want == nil {
-					want = provider.ErrRefused
+				if err != nil && (strings.Contains(err.Error(), "9012345678") || strings.Contains(err.Error(), "123456")) {
+					t.Fatalf("%s tells too much: %v", call, err)
 				}
-				check("Status", statusErr)
+			}
+			check("Send", err)
+			_, found, err := a.Find(t.Context(), m)
+			check("Find", err)
+			_, statusErr := a.Status(t.Context(), "no-such-message")
+			if want == nil {
+				want = provider.ErrRefused
+			}
+			check("Status", statusErr)
 
-				sent := len(sim.Messages(phone)) - before
-				if arrived := err == nil; arrived != (sent == 1) || arrived != found {
-					t.Fatalf("%d messages arrived, found %t, error %v", sent, found, err)
-				}
-			})
-		}
+			sent := len(sim.Messages(phone)) - before
+			if arrived := err == nil; arrived != (sent == 1) || arrived != found {
+				t.Fatalf("%d messages arrived, found %t, error %v", sent, found, err)
+			}
+		})
 	})
 }
 

@@ -124,7 +124,7 @@ func (n *notices) intend(ctx context.Context, stored []bus.Stored) error {
 
 // tell sends the notices that are due until ctx ends.
 func (n *notices) tell(ctx context.Context) error {
-	return look(ctx, n.log, n.fresh, "can not tell users of changes of their phones", func(ctx context.Context) (bool, error) {
+	return runtime.Repeat(ctx, n.log, lookEvery, n.fresh, "can not tell users of changes of their phones", func(ctx context.Context) (bool, error) {
 		count, err := n.sendDue(ctx)
 		return count == n.concurrent, err
 	})

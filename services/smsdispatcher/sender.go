@@ -3,7 +3,10 @@ package smsdispatcher
 import (
 	"context"
 	"fmt"
+	"net/http"
+	"net/url"
 	"regexp"
+	"strings"
 	"time"
 
 	"github.com/sekisho/sekisho/services/internal/provider"
@@ -53,4 +56,36 @@ func refuseFailed(r Receipt, err error) error {
 		return fmt.Errorf("message failed at once: %w", provider.ErrRefused)
 	}
 	return err
+}
+
+// newRequest is a request of a vendor's API. It carries the form, unless that is nil.
+func newRequest(method, address string, query, form url.Values) (*http.Request, error) {
+	// The query is set apart, since errors of NewRequest quote the URL.
+	req, err := http.NewRequest(method, address, strings.NewReader(form.Encode()))
+	if err != nil {
+		return nil, err
+	}
+	req.URL.RawQuery = query.Encode()
+	req.Header.Set("Accept", "application/json")
+	if form != nil {
+		req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	}
+	return req, nil
+}
+
+// pick takes the message that was sent out of a vendor's list, and rather one that did not fail.
+func pick[M interface{ receipt() (Receipt, error) }](list []M, sent func(M) bool) (receipt Receipt, found bool, err error) {
+	for _, m := range list {
+		if !sent(m) {
+			continue
+		}
+		if receipt, err = m.receipt(); err != nil {
+			return Receipt{}, false, err
+		}
+		found = true
+		if receipt.State != StateFailed {
+			break
+		}
+	}
+	return receipt, found, nil
 }

@@ -121,10 +121,7 @@ func open(p config.SMSProvider, env *runtime.Env) (account, error) {
 		return account{}, fmt.Errorf("smsdispatcher: provider %s: %w", p.Name, err)
 	}
 	client := func(name string, concurrent int) *provider.Client {
-		return provider.New(provider.Settings{
-			Name: name, Timeout: env.Config.SMS.Timeout, MaxConcurrent: concurrent,
-			Failures: env.Config.Breaker.Failures, Open: env.Config.Breaker.Open,
-		}, env.Metrics, env.Log)
+		return env.Provider(provider.Settings{Name: name, Timeout: env.Config.SMS.Timeout, MaxConcurrent: concurrent})
 	}
 	messages := client(p.Name, env.Config.SMS.Concurrency)
 	status := client(p.Name+"-status", max(1, env.Config.SMS.Concurrency/statusShare))

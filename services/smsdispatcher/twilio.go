@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/sekisho/sekisho/services/internal/provider"
@@ -89,17 +88,11 @@ func (t *Twilio) Status(ctx context.Context, id string) (State, error) {
 }
 
 func (t *Twilio) call(ctx context.Context, method, path string, query, form url.Values, decode func(*provider.Response) error) error {
-	// The query is set apart, since errors of NewRequest quote the URL.
-	req, err := http.NewRequest(method, t.config.URL+"/2010-04-01/Accounts/"+url.PathEscape(t.config.Account)+path, strings.NewReader(form.Encode()))
+	req, err := newRequest(method, t.config.URL+"/2010-04-01/Accounts/"+url.PathEscape(t.config.Account)+path, query, form)
 	if err != nil {
 		return fmt.Errorf("twilio: %w", err)
 	}
-	req.URL.RawQuery = query.Encode()
 	req.SetBasicAuth(t.config.Account, t.config.Token)
-	req.Header.Set("Accept", "application/json")
-	if form != nil {
-		req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
-	}
 	return t.client.Do(ctx, req, decode)
 }
 
@@ -121,7 +114,7 @@ func twilioReceipt(r *provider.Response) (Receipt, error) {
 	return m.receipt()
 }
 
-// twilioFind takes the message with the same body out of a list, and rather one that did not fail.
+// twilioFind takes the message with the same body out of a list.
 func twilioFind(r *provider.Response, sent Message) (receipt Receipt, found bool, err error) {
 	if err := twilioError(r); err != nil {
 		return Receipt{}, false, err
@@ -135,19 +128,7 @@ func twilioFind(r *provider.Response, sent Message) (receipt Receipt, found bool
 	if list.Messages == nil {
 		return Receipt{}, false, errors.New("answer is not a list")
 	}
-	for _, m := range *list.Messages {
-		if m.To != sent.To || m.Body != sent.Body {
-			continue
-		}
-		if receipt, err = m.receipt(); err != nil {
-			return Receipt{}, false, err
-		}
-		found = true
-		if receipt.State != StateFailed {
-			break
-		}
-	}
-	return receipt, found, nil
+	return pick(*list.Messages, func(m twilioMessage) bool { return m.To == sent.To && m.Body == sent.Body })
 }
 
 func (m twilioMessage) receipt() (Receipt, error) {

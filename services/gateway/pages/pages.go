@@ -12,6 +12,7 @@ package pages
 
 import (
 	"html/template"
+	"net/url"
 	"slices"
 	"time"
 )
@@ -34,6 +35,21 @@ type SignIn struct {
 	Phone        bool   // with Passwordless: the phone may be what follows
 	Problem      string // "", "limited", "bad_user", "bad_password" or "unavailable"
 	Collector    string // URL of the risk provider's script, whose origin the gateway allows in the content policy
+}
+
+// SignInURL is where the form is, or StepUp if that will do. acr and returnTo may be empty; with anew it is the form, whoever is logged in.
+func SignInURL(app, acr, returnTo string, anew bool) string {
+	query := url.Values{"app": {app}}
+	if acr != "" {
+		query.Set("acr", acr)
+	}
+	if returnTo != "" {
+		query.Set("return_to", returnTo)
+	}
+	if anew {
+		query.Set("anew", "1")
+	}
+	return "/login?" + query.Encode()
 }
 
 // StepUp asks a person who is logged in to show one more factor. It posts csrf, app, acr, return_to and method ("session")

@@ -44,6 +44,7 @@ func (p *Pages) parse(lang string, texts catalog) error {
 		"lang":     func() string { return lang },
 		"other":    func() string { return otherLanguage(lang) },
 		"asset":    p.assetURL,
+		"signin":   SignInURL,
 		"t":        texts.text,
 		"name":     texts.name,
 		"moment":   func(t time.Time) (string, error) { return texts.format("format.moment", t) },

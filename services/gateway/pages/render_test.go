@@ -325,7 +325,7 @@ func TestPushThatIsOver(t *testing.T) {
 				way = "others"
 			}
 			for _, want := range []string{"<title>" + title, ">" + title + "</h1>", texts["challenge.push."+tt.why+".detail"], texts["challenge.push."+tt.why+"."+way],
-				`id="anew" href="/login?app=demo&amp;return_to=%2fback"`} {
+				`id="anew" href="/login?app=demo&amp;return_to=%2Fback"`} {
 				if !strings.Contains(page, want) {
 					t.Errorf("%s %s: the page lacks %q", lang, name, want)
 				}

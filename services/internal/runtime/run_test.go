@@ -222,8 +222,7 @@ func awaitRefusal(t *testing.T, g *ground) {
 	web, err := bus.Dial("nats://"+g.natsAddr, "web", seed, zerolog.Nop())
 	must(t, err)
 	defer web.Close()
-	login, err := events.NewLogin("web")
-	must(t, err)
+	login := testenv.NewLogin(t, "web")
 	e := events.New(login, 0, requested(t, g, login))
 	e.By, e.Time = "gateway/web", time.Now()
 	msg, err := e.Message()
@@ -236,26 +235,15 @@ func awaitRefusal(t *testing.T, g *ground) {
 	viewer, err := bus.Connect(bus.Config{Worker: bus.UserViewer, URL: "nats://" + g.natsAddr, Seed: seed, Log: zerolog.Nop()})
 	must(t, err)
 	defer viewer.Close()
-	tick := time.NewTicker(10 * time.Millisecond)
-	defer tick.Stop()
-	for {
+	testenv.Eventually(t, "it is refused", func() bool {
 		_, err := viewer.Event(ctx, login, events.StepRefused, 0)
-		if err == nil {
-			return
-		}
-		select {
-		case <-ctx.Done():
-			t.Fatalf("no answer: %v", err)
-		case <-tick.C:
-		}
-	}
+		return err == nil
+	})
 }
 
 func requested(t *testing.T, g *ground, login events.Login) *events.Requested {
 	t.Helper()
-	keys, err := g.folder.PublicKeys()
-	must(t, err)
-	sealer, err := events.NewSealer(keys...)
+	sealer, err := g.folder.Sealer()
 	must(t, err)
 	identity, err := sealer.Seal("identityverifier", login.Subject(events.StepRequested, 0), "identity", events.Identity{User: "nobody", Password: "x"})
 	must(t, err)

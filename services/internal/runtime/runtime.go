@@ -17,6 +17,7 @@ import (
 	"github.com/sekisho/sekisho/services/internal/bus"
 	"github.com/sekisho/sekisho/services/internal/config"
 	"github.com/sekisho/sekisho/services/internal/credentials"
+	"github.com/sekisho/sekisho/services/internal/provider"
 )
 
 // A Service is a worker that can be run by its name.
@@ -37,6 +38,12 @@ type Env struct {
 	Credentials *credentials.Folder   // shared
 	Metrics     prometheus.Registerer // adds the label worker=<name>
 	Now         func() time.Time      // never nil
+}
+
+// Provider is a client of an outside system, behind the breaker of the settings.
+func (e *Env) Provider(s provider.Settings) *provider.Client {
+	s.Failures, s.Open = e.Config.Breaker.Failures, e.Config.Breaker.Open
+	return provider.New(s, e.Metrics, e.Log)
 }
 
 // A Worker is what a worker does. Everything is optional.

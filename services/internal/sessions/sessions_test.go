@@ -51,10 +51,7 @@ func (w *world) user(name string) string {
 
 func (w *world) session(user string) Session {
 	w.Helper()
-	login, err := events.NewLogin("web")
-	if err != nil {
-		w.Fatal(err)
-	}
+	login := testenv.NewLogin(w, "web")
 	return Session{Login: login, User: user, App: "demo", AMR: []string{"pwd", "sms"}, ACR: "2fa", AuthTime: w.now(),
 		Idle: time.Hour, Expires: w.now().Add(12 * time.Hour)}
 }

@@ -125,6 +125,14 @@ func (b *Broker) Opener(t testing.TB, worker string) *events.Opener {
 	return o
 }
 
+// NewLogin is a login that a gateway has chosen.
+func NewLogin(t testing.TB, gateway string) events.Login {
+	t.Helper()
+	login, err := events.NewLogin(gateway)
+	check(t, err)
+	return login
+}
+
 // Publish stores an event as its publisher would.
 func (b *Broker) Publish(t testing.TB, e *events.Event) {
 	t.Helper()

@@ -71,3 +71,19 @@ func requireMain(t testing.TB) {
 		t.Fatal("testenv: call testenv.Main from TestMain")
 	}
 }
+
+// Eventually waits for a condition that nothing signals.
+func Eventually(t testing.TB, what string, holds func() bool) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for !holds() {
+		select {
+		case <-ctx.Done():
+			t.Fatalf("never: %s", what)
+		case <-tick.C:
+		}
+	}
+}
