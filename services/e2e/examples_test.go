@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -100,17 +101,51 @@ func TestGatewayPage(t *testing.T) {
 	if box := base64.StdEncoding.EncodeToString(e.Data.(*events.Requested).Identity.Box); !strings.Contains(string(vectors), box) {
 		t.Error("the sealed value of the page is not among the test vectors")
 	}
-	for _, link := range regexp.MustCompile(`\]\(([^):]+)\)`).FindAllStringSubmatch(string(page), -1) {
-		if heading, ok := strings.CutPrefix(link[1], "#"); ok { // on the page itself, as Markdown names its headings
-			if !strings.Contains(strings.ToLower(string(page)), "# "+strings.ReplaceAll(heading, "-", " ")+"\n") {
-				t.Errorf("there is no heading %s", link[1])
-			}
+}
+
+// Links lead to files that are there, and to headings that are in them.
+func TestLinks(t *testing.T) {
+	var pages []string
+	for _, pattern := range []string{"*.md", "*/*.md", "*/*/*.md", "*/*/*/*.md"} {
+		found, err := filepath.Glob(filepath.Join("../..", pattern))
+		must(t, err)
+		pages = append(pages, found...)
+	}
+	if len(pages) < 6 {
+		t.Errorf("pages %q", pages)
+	}
+	link := regexp.MustCompile(`\]\(([^):]+)\)`)
+	for _, page := range pages {
+		if strings.Contains(page, "node_modules") {
 			continue
 		}
-		if _, err := os.Stat(filepath.Join("../../docs", link[1])); err != nil {
-			t.Error(err)
+		text, err := os.ReadFile(page)
+		must(t, err)
+		for _, found := range link.FindAllStringSubmatch(string(text), -1) {
+			file, heading, _ := strings.Cut(found[1], "#")
+			target := page
+			if file != "" {
+				target = filepath.Join(filepath.Dir(page), file)
+			}
+			if _, err := os.Stat(target); err != nil {
+				t.Errorf("%s: %v", page, err)
+			} else if heading != "" && !slices.Contains(headings(t, target), heading) {
+				t.Errorf("%s: %s has no heading %q", page, target, heading)
+			}
 		}
 	}
+}
+
+// headings are those of a page, as Markdown names them in links.
+func headings(t *testing.T, page string) (names []string) {
+	t.Helper()
+	text, err := os.ReadFile(page)
+	must(t, err)
+	for _, found := range regexp.MustCompile(`(?m)^#+ (.+)$`).FindAllStringSubmatch(string(text), -1) {
+		name := regexp.MustCompile(`[^a-z0-9 _-]`).ReplaceAllString(strings.ToLower(found[1]), "")
+		names = append(names, strings.ReplaceAll(name, " ", "-"))
+	}
+	return names
 }
 
 // The README names the tests that show what it promises: each is in the file that it leads to.
