@@ -502,6 +502,9 @@ func TestBadRequests(t *testing.T) {
 			if letter.Subject != "dead."+Name+"."+e.Subject() || letter.Header.Get(bus.DeadReason) == "" {
 				t.Errorf("dead letter %s, %v", letter.Subject, letter.Header)
 			}
+			if lapsed := w.broker.Await(t, e.Login, events.StepLapsed, 0).Data.(*events.Lapsed); lapsed.Reason != "dead_letter" {
+				t.Errorf("lapsed %+v", lapsed)
+			}
 		})
 	}
 	if got := says(w.request(events.Password, events.Identity{User: "alice", Password: password})); got != "identified" {

@@ -305,23 +305,39 @@ func (b *Bus) settle(ctx context.Context, in input, h Handler, e *events.Event, 
 	case errors.Is(err, errLate):
 		outcome, settled = outcomeLate, b.lapse(ctx, in, e)
 	case isPermanent:
-		outcome, settled = outcomeDead, b.bury(ctx, in, err.Error(), nil)
+		outcome, settled = outcomeDead, b.bury(ctx, in, err.Error(), beginning(in, e), "dead_letter")
 	case ctx.Err() != nil:
 		b.handBack(in, h.name)
 		return
 	case errors.Is(err, ErrStale) && in.NumDelivered > staleTries:
 		// The events that are missing will never come: they were not decodable, or were never published.
-		outcome, settled = outcomeDead, b.bury(ctx, in, err.Error(), nil)
+		outcome, settled = outcomeDead, b.bury(ctx, in, err.Error(), nil, "")
 	case wantsRetry:
 		outcome, settled = outcomeRetried, in.NakWithDelay(after.delay)
 	case errors.Is(err, errPanic) && in.NumDelivered >= panics:
-		outcome, settled = outcomeDead, b.bury(ctx, in, err.Error(), e)
+		outcome, settled = outcomeDead, b.bury(ctx, in, err.Error(), e, "handler_panicked")
 	case e != nil && !h.late && b.pastDeadline(e):
 		outcome, settled = outcomeLate, b.lapse(ctx, in, e)
 	default:
 		outcome, settled = outcomeFailed, in.NakWithDelay(backoff(in.NumDelivered))
 	}
 	b.report(h, in, e, outcome, err, settled)
+}
+
+// beginning is the request that an input brings, also one that could not be read: nothing follows from what is buried, so its login
+// ends at once. It is nil for any other event.
+func beginning(in input, e *events.Event) *events.Event {
+	if e == nil {
+		login, step, _, err := events.ParseSubject(in.Subject())
+		if err != nil {
+			return nil
+		}
+		e = &events.Event{Login: login, Step: step}
+	}
+	if e.Step != events.StepRequested {
+		return nil
+	}
+	return e
 }
 
 // staleTries is how often a read that is behind is tried again: staleWait apart, for longer than an election of the broker takes.
@@ -361,8 +377,8 @@ const (
 )
 
 // bury copies a message into DEAD and only then terminates it, so that a crash in between repeats the copy, which
-// replaces itself. With lapsing it also ends the login at once.
-func (b *Bus) bury(ctx context.Context, in input, reason string, lapsing *events.Event) error {
+// replaces itself. With lapsing it also ends the login of that event at once, and says why.
+func (b *Bus) bury(ctx context.Context, in input, reason string, lapsing *events.Event, why string) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleWait)
 	defer cancel()
 	dead := nats.NewMsg("dead." + b.worker + "." + in.Subject())
@@ -383,7 +399,7 @@ func (b *Bus) bury(ctx context.Context, in input, reason string, lapsing *events
 		return errors.Join(fmt.Errorf("bus: dead letter: %w", err), in.NakWithDelay(lastRetry))
 	}
 	if lapsing != nil {
-		if err := b.publishLapsed(ctx, lapsing, "handler_panicked"); err != nil {
+		if err := b.publishLapsed(ctx, lapsing, why); err != nil {
 			return errors.Join(err, in.NakWithDelay(lastRetry))
 		}
 	}

@@ -171,6 +171,33 @@ func TestDeadLetters(t *testing.T) {
 	broker.Await(t, in.Login, events.StepUndelivered, 1)
 }
 
+// Nothing can follow from a request that nobody can read, so its login ends at once. With an answer it is not so.
+func TestUnreadableRequestEndsItsLogin(t *testing.T) {
+	broker := testenv.NATS(t)
+	gateway := broker.Dial(t, "web")
+	testenv.Start(t, broker.Bus(t, "identityverifier"), bus.On(func(context.Context, *events.Event, *events.Requested) ([]*events.Event, error) { return nil, nil }))
+	testenv.Start(t, broker.Bus(t, "otpvalidator"), bus.On(func(context.Context, *events.Event, *events.Answered) ([]*events.Event, error) { return nil, nil }))
+	answered, requested := testenv.NewLogin(t, "web"), testenv.NewLogin(t, "web")
+	for worker, subject := range map[string]string{"otpvalidator": answered.Subject(events.StepAnswered, 1), "identityverifier": requested.Subject(events.StepRequested, 0)} {
+		if _, err := gateway.Request(subject, []byte("hello"), 10*time.Second); err != nil {
+			t.Fatal(err)
+		}
+		dead(t, broker, worker, subject)
+	}
+	if lapsed := broker.Await(t, requested, events.StepLapsed, 0); lapsed.By != "identityverifier" || lapsed.Data.(*events.Lapsed).Reason != "dead_letter" {
+		t.Errorf("%+v says %+v", lapsed, lapsed.Data)
+	}
+	position := consumer(t, broker, "LOGIN", "otpvalidator-answered")
+	for info, err := position.Info(t.Context()); err != nil || info.NumAckPending > 0; info, err = position.Info(t.Context()) { // until it is settled
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if e, err := broker.Bus(t, bus.UserViewer).Event(t.Context(), answered, events.StepLapsed, 0); !errors.Is(err, bus.ErrNotFound) {
+		t.Errorf("an answer that can not be read ended its login: %+v, %v", e, err)
+	}
+}
+
 // A history that never becomes whole is given up after many tries, and its event is delivered no more.
 func TestStaleForEver(t *testing.T) {
 	broker := testenv.NATS(t)
