@@ -9,7 +9,9 @@ import (
 	"database/sql"
 	"embed"
 	"fmt"
+	"strings"
 
+	"github.com/jackc/pgx/v5/pgtype"
 	_ "github.com/jackc/pgx/v5/stdlib" // registers "pgx" with database/sql, which goose needs
 	"github.com/pressly/goose/v3"
 )
@@ -54,6 +56,24 @@ func Apply(ctx context.Context, url string) (err error) {
 	}
 	if _, err := provider.Up(ctx); err != nil {
 		return fmt.Errorf("migrations: %w", err)
+	}
+	return checkRights(ctx, conn)
+}
+
+// checkRights finds roles that may do nothing. A dump that was restored before its roles has lost all rights, and no migration, each of
+// which runs once, grants them again.
+func checkRights(ctx context.Context, conn *sql.Conn) error {
+	var without []string
+	err := conn.QueryRowContext(ctx, `
+		SELECT coalesce(array_agg(r), '{}') FROM unnest($1::text[]) r
+		WHERE NOT EXISTS (SELECT FROM pg_class WHERE relkind IN ('r', 'v') AND relnamespace::regnamespace::text !~ '^(pg_|information_schema|public)'
+			AND has_any_column_privilege(r, oid, 'SELECT'))`, Roles).Scan(pgtype.NewMap().SQLScanner(&without))
+	if err != nil {
+		return fmt.Errorf("migrations: rights: %w", err)
+	}
+	if len(without) > 0 {
+		return fmt.Errorf("migrations: roles without rights: %s; a dump was restored before they were there: restore them first, then the dump again",
+			strings.Join(without, ", "))
 	}
 	return nil
 }

@@ -150,6 +150,20 @@ func TestNewPasswordsReplaceTheOld(t *testing.T) {
 	s.loginAs(t, "recorder")
 }
 
+// A dump that was restored before its roles has no rights, which is found here and not by each worker.
+func TestRolesWithoutRightsAreNamed(t *testing.T) {
+	s := newSite(t)
+	must(t, s.run(t.Context()))
+	admin, err := pgx.Connect(t.Context(), s.env.PostgresURL)
+	must(t, err)
+	defer admin.Close(context.WithoutCancel(t.Context()))
+	_, err = admin.Exec(t.Context(), "REVOKE ALL ON ALL TABLES IN SCHEMA audit, directory, sessions FROM recorder")
+	must(t, err)
+	if err := s.run(t.Context()); err == nil || !strings.Contains(err.Error(), "without rights: recorder;") {
+		t.Errorf("got %v", err)
+	}
+}
+
 func TestOtherSettingsAreReportedAndNotChanged(t *testing.T) {
 	s := newSite(t)
 	must(t, s.run(t.Context()))
