@@ -60,16 +60,11 @@ func (v *verifier) decide(ctx context.Context, e *events.Event, answer *events.A
 		})
 	}
 	wanted, _ := bus.Get[*events.Wanted](history, answer.Round)
-	challenged, put := bus.Get[*events.Challenged](history, answer.Round)
-	switch {
-	case wanted == nil || challenged == nil || put.Sequence > e.Sequence, // an answer before the question
-		challenged.Factor != answer.Factor, answer.Factor != events.SMS, // to something that was not asked
-		e.N > v.most: // or one too many
+	if wanted == nil || answer.Factor != events.SMS {
 		return reject(events.RejectedWrong), nil, nil
-	case history.Replaced(answer.Round, e.Sequence):
-		return reject(events.RejectedSuperseded), nil, nil
-	case !e.Stored.Before(challenged.Expires):
-		return reject(events.RejectedExpired), nil, nil
+	}
+	if reason := history.Untimely(e, v.most); reason != "" {
+		return reject(reason), nil, nil
 	}
 
 	var code string

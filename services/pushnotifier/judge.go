@@ -97,17 +97,11 @@ func (n *notifier) weigh(ctx context.Context, history bus.History, e *events.Eve
 		return n.weighNotice(ctx, e, id, v)
 	}
 	wanted, _ := bus.Get[*events.Wanted](history, answer.Round)
-	challenged, put := bus.Get[*events.Challenged](history, answer.Round)
-	switch {
-	case wanted == nil || challenged == nil || put.Sequence > e.Sequence, // an answer before the question
-		challenged.Factor != events.Push, wanted.Decoy, // to something that was not asked
-		e.N > n.attempts: // or one too many
+	if wanted == nil || wanted.Decoy {
 		return nil
-	case history.Replaced(answer.Round, e.Sequence):
-		v.reason = events.RejectedSuperseded
-		return nil
-	case !e.Stored.Before(challenged.Expires):
-		v.reason = events.RejectedExpired
+	}
+	if reason := history.Untimely(e, n.attempts); reason != "" {
+		v.reason = reason
 		return nil
 	}
 	var err error

@@ -41,6 +41,23 @@ func (h History) Replaced(round int, before uint64) bool {
 	})
 }
 
+// Untimely is why an answer is rejected for where it stands in its login, whatever it says: it came before the question, to something that
+// was not asked, as one attempt too many, after a later challenge, or too late. It is empty for one that came in time.
+func (h History) Untimely(e *events.Event, attempts int) (reason string) {
+	answer := e.Data.(*events.Answered)
+	challenged, put := Get[*events.Challenged](h, answer.Round)
+	switch {
+	case challenged == nil || put.Sequence > e.Sequence || challenged.Factor != answer.Factor || e.N > attempts:
+		return events.RejectedWrong
+	case h.Replaced(answer.Round, e.Sequence):
+		return events.RejectedSuperseded
+	case !e.Stored.Before(challenged.Expires):
+		return events.RejectedExpired
+	default:
+		return ""
+	}
+}
+
 // ErrStale says that a read was answered by a replica that is behind. It is a moment's matter.
 var ErrStale = errors.New("history is behind the event that asked for it")
 
