@@ -70,11 +70,7 @@ func TestThreeWrongNumbers(t *testing.T) {
 
 // The count is of the login: another round does not give other guesses.
 func TestWrongNumbersOverRounds(t *testing.T) {
-	s := newSite(t)
-	n := s.serve(t)
-	p := s.phone(t, "alice")
-	l := s.login(t, "alice")
-	l.challenged(t, n, 1)
+	_, n, p, l := prompted(t)
 	expect(t, "first", p.answer(t, p.assertion(t, p.asked(t), approve, "000000")), "wrong 2")
 	l.challenged(t, n, 2)
 	asked := p.asked(t)
@@ -244,11 +240,7 @@ func (l *login) notifier(t *testing.T) *notifier { return l.start(t) }
 
 // A request that was heard is worth nothing the second time, as a whole and in parts.
 func TestReplayedApproval(t *testing.T) {
-	s := newSite(t)
-	n := s.serve(t)
-	p := s.phone(t, "alice")
-	l := s.login(t, "alice")
-	l.challenged(t, n, 1)
+	s, _, p, l := prompted(t)
 	asked := p.asked(t)
 	request := answering(p.assertion(t, asked, approve, number))
 	status, _ := s.send(t, request)
@@ -264,11 +256,7 @@ func TestReplayedApproval(t *testing.T) {
 
 // Nor is a wrong number that was heard another attempt, whichever process gets it.
 func TestReplayedWrongNumber(t *testing.T) {
-	s := newSite(t)
-	n := s.serve(t)
-	p := s.phone(t, "alice")
-	l := s.login(t, "alice")
-	l.challenged(t, n, 1)
+	s, n, p, l := prompted(t)
 	asked := p.asked(t)
 	used := p.assertion(t, asked, approve, "000000")
 	expect(t, "first", p.answer(t, used), "wrong 2")
@@ -411,11 +399,7 @@ func rejected(reason string) events.Data {
 
 // Who took the answer died before it said what became of it.
 func TestCrashBetweenAnswerAndVerdict(t *testing.T) {
-	s := newSite(t)
-	n := s.serve(t)
-	p := s.phone(t, "alice")
-	l := s.login(t, "alice")
-	l.challenged(t, n, 1)
+	s, n, p, l := prompted(t)
 	token := p.assertion(t, p.asked(t), approve, number)
 	history, err := n.bus.Login(t.Context(), l.Login)
 	check(t, err)
@@ -480,11 +464,7 @@ func TestTwoPhones(t *testing.T) {
 
 // The phone has its answer while what nobody waits for is still to be recorded.
 func TestAnswerDoesNotWaitForBookkeeping(t *testing.T) {
-	s := newSite(t)
-	n := s.serve(t)
-	p := s.phone(t, "alice")
-	l := s.login(t, "alice")
-	l.challenged(t, n, 1)
+	s, _, p, _ := prompted(t)
 	asked := p.asked(t)
 	held, err := s.admin.Begin(t.Context())
 	check(t, err)

@@ -390,11 +390,7 @@ func (s *site) recordedRevocation(t testing.TB, l *login) bool {
 
 // "This was not me" counts also where another answer has decided the round a moment before.
 func TestNotMeAfterAnApproval(t *testing.T) {
-	s := newSite(t)
-	n := s.serve(t)
-	p := s.phone(t, "alice")
-	l := s.login(t, "alice")
-	l.challenged(t, n, 1)
+	s, n, p, l := prompted(t)
 	asked := p.asked(t)
 	challenge := l.event(t, events.StepChallenged, 1)
 	for _, token := range []string{p.assertion(t, asked, approve, number), p.assertion(t, asked, notMe, "")} {

@@ -326,6 +326,15 @@ func point(t testing.TB, key *ecdsa.PrivateKey) []byte {
 	return b
 }
 
+// prompted is a site where the phone of alice is asked in the first round of her login.
+func prompted(t testing.TB) (s *site, n *notifier, p *phone, l *login) {
+	t.Helper()
+	s = newSite(t)
+	n, p, l = s.serve(t), s.phone(t, "alice"), s.login(t, "alice")
+	l.challenged(t, n, 1)
+	return s, n, p, l
+}
+
 // phone gives a user a device without enrolling it.
 func (s *site) phone(t testing.TB, user string) *phone {
 	t.Helper()

@@ -8,10 +8,10 @@ import (
 	"time"
 )
 
-// A Problem is an error that the client may know of, as RFC 9457 writes it down.
+// A Problem is an error that the client may know of, as RFC 9457 writes it down. It has no type, which means that its title is the
+// status.
 type Problem struct {
-	Type   string `json:"type,omitempty"` // URI; empty means about:blank: the title is the status
-	Title  string `json:"title"`          // empty means the text of the status
+	Title  string `json:"title"` // empty means the text of the status
 	Status int    `json:"status"`
 	Detail string `json:"detail,omitempty"`
 	Field  string `json:"field,omitempty"` // the field or parameter to blame
