@@ -1,7 +1,6 @@
 package console
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -40,15 +39,33 @@ type world struct {
 	console *console
 	wire    *wire // of the console to the broker
 	handler http.Handler
-	log     *bytes.Buffer
+	log     *journal
 	heard   *nats.Subscription // account events
 	ended   *nats.Subscription // session revocations
+}
+
+// A journal is a log that can be read while it is written: the relay may have something to say at any time.
+type journal struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (j *journal) Write(line []byte) (int, error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.text.Write(line)
+}
+
+func (j *journal) String() string {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.text.String()
 }
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
 	broker := testenv.NATS(t)
-	w := &world{T: t, db: testenv.Migrated(t), wire: new(wire), log: new(bytes.Buffer)}
+	w := &world{T: t, db: testenv.Migrated(t), wire: new(wire), log: new(journal)}
 	listener := broker.Dial(t, bus.UserSetup)
 	var err error
 	w.heard, err = listener.SubscribeSync("account.>")
@@ -60,7 +77,7 @@ func newWorld(t *testing.T) *world {
 	cfg := config.Default()
 	cfg.AdminToken = token
 	cfg.Password = config.Password{Memory: 64, Time: 1, Threads: 1, Concurrent: 1, MinLength: 8}
-	w.env = &runtime.Env{Name: Name, Config: cfg, Log: zerolog.New(zerolog.SyncWriter(w.log)), DB: w.db.Pool(t, Name),
+	w.env = &runtime.Env{Name: Name, Config: cfg, Log: zerolog.New(w.log), DB: w.db.Pool(t, Name),
 		Bus:     broker.Bus(t, Name, func(c *bus.Config) { c.Options = append(c.Options, nats.SetCustomDialer(w.wire)) }),
 		Metrics: prometheus.NewRegistry(), Now: time.Now}
 	w.console, err = newConsole(w.env)
