@@ -69,6 +69,8 @@ func Connect(ctx context.Context, url, seedFile string, o Options) (*Client, err
 	}
 	nc, err := nats.Connect(url, key, nats.Name(GatewayWorker+"/"+o.Gateway), NothingLater(),
 		nats.MaxReconnects(-1), nats.IgnoreAuthErrorAbort(), // also when the broker has the wrong users for a moment
+		// A broker that hangs, or whose packets vanish, is left after some 15 s; by default it would be after more than four minutes.
+		nats.PingInterval(5*time.Second), nats.MaxPingsOutstanding(2),
 		nats.CustomInboxPrefix("_INBOX_"+o.Gateway)) // the only inboxes that the gateway may listen to
 	if err != nil {
 		return nil, fmt.Errorf("events: connect gateway %s: %w", o.Gateway, err)
@@ -276,7 +278,7 @@ func (c *Client) Choose(ctx context.Context, login Login, factor Factor) (left i
 	if challenge == nil || !again && !slices.Contains(challenge.Choices, factor) {
 		return 0, ErrNotAsked
 	}
-	if at := state.again(factor); time.Now().Before(at) {
+	if at := state.Again(factor); time.Now().Before(at) {
 		return 0, &TooSoonError{At: at}
 	}
 	nonce := rand.Text()

@@ -199,6 +199,7 @@ func TestWriteRefuses(t *testing.T) {
 		"number where none is":   func(e *events.Event) { e.Step, e.Data = events.StepCancelled, &events.Cancelled{} },
 		"publisher not in table": func(e *events.Event) { e.By = "recorder" },
 		"schema":                 func(e *events.Event) { e.Data = &events.Undelivered{Factor: "fax", Reason: "x"} },
+		"line break in a text":   func(e *events.Event) { *e = *events.New(e.Login, 0, &events.Lapsed{Reason: "a\nb"}) },
 		"data of another step":   func(e *events.Event) { e.Data = &events.Cancelled{} },
 		"bad gateway name":       func(e *events.Event) { e.Login.Gateway = "a.b" },
 		"push answered by a code": func(e *events.Event) {

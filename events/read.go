@@ -26,9 +26,10 @@ func directGet(ctx context.Context, nc *nats.Conn, stream, subject string) (*nat
 	if err != nil {
 		return nil, fmt.Errorf("read %s: %w", subject, err)
 	}
-	switch status := msg.Header.Get("Status"); status {
-	case "":
+	if BrokerHeader(msg.Header, "Nats-Stream") != "" { // it is a message, whatever status its publisher wrote into it
 		return msg, original(subject, msg.Header)
+	}
+	switch status := msg.Header.Get("Status"); status {
 	case "404":
 		return nil, fmt.Errorf("read %s: %w", subject, ErrNotFound)
 	default:
@@ -50,6 +51,16 @@ func Get(ctx context.Context, nc *nats.Conn, login Login, step Step, n int) (*Ev
 	return e, nil
 }
 
+// BrokerHeader is what the broker says, in one of its headers, of where a message is stored: the last value, since it appends its own to whatever the publisher
+// wrote there.
+func BrokerHeader(header nats.Header, name string) string {
+	values := header[name]
+	if len(values) == 0 {
+		return ""
+	}
+	return values[len(values)-1]
+}
+
 // readStored takes an event from a message to which the broker has added the event's place in the stream: the answer to
 // a direct get, or what a stream says again.
 func readStored(subject string, header nats.Header, data []byte) (*Event, error) {
@@ -57,10 +68,10 @@ func readStored(subject string, header nats.Header, data []byte) (*Event, error)
 	if err != nil {
 		return nil, err
 	}
-	if e.Sequence, err = strconv.ParseUint(header.Get("Nats-Sequence"), 10, 64); err != nil {
+	if e.Sequence, err = strconv.ParseUint(BrokerHeader(header, "Nats-Sequence"), 10, 64); err != nil {
 		return nil, fmt.Errorf("header Nats-Sequence: %w", err)
 	}
-	if e.Stored, err = time.Parse(time.RFC3339Nano, header.Get("Nats-Time-Stamp")); err != nil {
+	if e.Stored, err = time.Parse(time.RFC3339Nano, BrokerHeader(header, "Nats-Time-Stamp")); err != nil {
 		return nil, fmt.Errorf("header Nats-Time-Stamp: %w", err)
 	}
 	return e, nil

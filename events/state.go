@@ -203,7 +203,7 @@ func (s *State) Challenge() *Challenge {
 			if c.AttemptsLeft == 0 { // the login is about to end
 				return nil
 			}
-			c.ResendAt = s.again(c.Factor)
+			c.ResendAt = s.Again(c.Factor)
 			if round == Rounds { // there is no other
 				c.ResendAt, c.Choices = time.Time{}, nil
 			}
@@ -216,8 +216,8 @@ func (s *State) Challenge() *Challenge {
 	return nil
 }
 
-// again is when a factor may be asked for again: when its last challenge says so, or has run out. Zero if it was not asked for yet.
-func (s *State) again(factor Factor) time.Time {
+// Again is when a factor may be asked for again: when its last challenge says so, or has run out. Zero if it was not asked for yet.
+func (s *State) Again(factor Factor) time.Time {
 	for round := Rounds; round > 0; round-- {
 		c := s.Challenged[round]
 		switch {

@@ -169,6 +169,11 @@ func text(field, value string, least, most int) error {
 	if len(value) < least || len(value) > most {
 		return fmt.Errorf("%s: %d bytes, want %d to %d", field, len(value), least, most)
 	}
+	for i := range len(value) {
+		if value[i] < ' ' || value[i] == 0x7f {
+			return fmt.Errorf("%s: a control character", field) // PostgreSQL takes no zero byte, and no reader expects a line break
+		}
+	}
 	return nil
 }
 
