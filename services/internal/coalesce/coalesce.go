@@ -7,8 +7,12 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
+	"slices"
+	"strings"
 	"sync"
 	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // ErrClosed is returned by Do after Close.
@@ -21,6 +25,10 @@ const (
 	crowd  = 3
 	moment = 8 * time.Millisecond
 )
+
+// timeout bounds a batch, also while somebody waits who has no such bound: a database that has gone silent never answers, and all who come
+// later wait behind it.
+const timeout = 30 * time.Second
 
 // A Group runs what concurrent callers ask for in batches, one batch at a time. The first caller's batch starts at once;
 // those who come while it runs form the next one. So batches grow with the load; see [Group.Linger] and [Group.Beside] for the exceptions.
@@ -49,7 +57,7 @@ type call[In, Out any] struct {
 	err   error
 }
 
-// A batch is canceled when the last of its callers has left.
+// A batch is canceled when the last of its callers has left, or its time is over.
 type batch struct {
 	waiting int // guarded by the group's mu
 	cancel  context.CancelFunc
@@ -135,7 +143,7 @@ func (g *Group[K, In, Out]) leave(c *call[In, Out]) {
 func (g *Group[K, In, Out]) work() {
 	for first := true; ; first = false {
 		g.gather(first)
-		ctx, cancel := context.WithCancel(context.Background())
+		ctx, cancel := context.WithTimeout(context.Background(), timeout)
 		calls := g.next(cancel)
 		if len(calls) == 0 {
 			cancel()
@@ -145,12 +153,12 @@ func (g *Group[K, In, Out]) work() {
 		for i, c := range calls {
 			in[i] = c.in
 		}
-		out, err := g.guarded(ctx, in)
+		out, errs := g.apart(ctx, in)
 		cancel()
 		g.dissolve(len(calls))
 		for i, c := range calls {
-			if c.err = err; err == nil {
-				c.out = out[i]
+			if c.out = out[i]; errs != nil {
+				c.err = errs[i]
 			}
 			close(c.done)
 		}
@@ -221,6 +229,28 @@ func (g *Group[K, In, Out]) dissolve(calls int) {
 		defer g.mu.Unlock()
 		g.crowds--
 	}
+}
+
+// apart runs a batch and returns an output for each input, and an error for each unless it is nil. When the database refuses a value, such
+// as a zero byte in a text (SQLSTATE class 22), the inputs run one by one: it must not fail those who happen to share its statement. Of the
+// batch that failed nothing has stayed.
+func (g *Group[K, In, Out]) apart(ctx context.Context, in []In) ([]Out, []error) {
+	out, err := g.guarded(ctx, in)
+	if err == nil {
+		return out, nil
+	}
+	out = make([]Out, len(in))
+	errs := slices.Repeat([]error{err}, len(in))
+	if refused, ok := errors.AsType[*pgconn.PgError](err); !ok || !strings.HasPrefix(refused.Code, "22") || len(in) == 1 {
+		return out, errs
+	}
+	for i := range in {
+		one, err := g.guarded(ctx, in[i:i+1])
+		if errs[i] = err; err == nil {
+			out[i] = one[0]
+		}
+	}
+	return out, errs
 }
 
 // guarded turns a panic of run into an error: it must reach the callers, who know what to do about it, and not end a

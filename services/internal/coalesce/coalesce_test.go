@@ -3,12 +3,15 @@ package coalesce
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // desk is a run function that tells the test of each batch and waits to be let go.
@@ -293,4 +296,57 @@ func TestFailures(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A value that the database refuses fails its own caller, and nobody who shares its statement.
+func TestOneBadValue(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var batches [][]int
+		g := New(func(_ context.Context, in []int) ([]int, error) {
+			batches = append(batches, slices.Clone(in))
+			if slices.Contains(in, 2) {
+				return nil, fmt.Errorf("statement: %w", &pgconn.PgError{Code: "22021"})
+			}
+			return in, nil
+		}, func(n int) int { return n }, 10).Linger(time.Second)
+		var callers sync.WaitGroup
+		for n := range 5 {
+			callers.Go(func() {
+				got, err := g.Do(t.Context(), n)
+				if _, refused := errors.AsType[*pgconn.PgError](err); refused != (n == 2) || err == nil && got != n {
+					t.Errorf("%d: %d, %v", n, got, err)
+				}
+			})
+		}
+		callers.Wait()
+		if len(batches) != 6 || len(batches[0]) != 5 {
+			t.Errorf("batches %v, want one of five and five of one", batches)
+		}
+		g.Close()
+	})
+}
+
+// A batch that gets no answer ends, though its caller would wait for ever, and those who come later get theirs.
+func TestBatchThatHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDesk()
+		g := New(d.run, ones, 10)
+		defer g.Close()
+		begin := time.Now()
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			if _, err := g.Do(t.Context(), 1); !errors.Is(err, context.DeadlineExceeded) || time.Since(begin) != timeout {
+				t.Errorf("Do = %v after %v", err, time.Since(begin))
+			}
+		})
+		<-d.batches
+		wg.Go(func() {
+			if out, err := g.Do(t.Context(), 2); err != nil || out != 20 {
+				t.Errorf("the next: %d, %v", out, err)
+			}
+		})
+		<-d.batches
+		d.release <- nil
+		wg.Wait()
+	})
 }
