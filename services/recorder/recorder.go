@@ -38,7 +38,8 @@ const (
 	batchSize  = 2000                   // messages in one transaction; a login whose events share one has its row written once
 	batchWait  = 200 * time.Millisecond // for a batch to fill: how far the audit log is behind at least
 	purgeEvery = 10 * time.Minute
-	lockRetry  = time.Second // how often one that waits asks for the lock
+	pingEvery  = 15 * time.Second
+	longestRun = 2 * time.Minute // of what is done now and then: a connection that has gone silent never answers
 )
 
 type recorder struct {
@@ -48,6 +49,8 @@ type recorder struct {
 	settings config.Audit
 	log      zerolog.Logger
 	now      func() time.Time
+
+	pingEvery, pingWait time.Duration
 
 	behind atomic.Bool // there are archived events that are not recorded yet
 
@@ -68,7 +71,8 @@ func build(env *runtime.Env) *recorder {
 	metrics := promauto.With(env.Metrics)
 	return &recorder{
 		bus: env.Bus, db: env.DB, settings: env.Config.Audit, log: env.Log, now: env.Now,
-		sessions: sessions.New(env.DB, env.Now), // to purge only
+		sessions:  sessions.New(env.DB, env.Now), // to purge only
+		pingEvery: pingEvery, pingWait: answerWait,
 		active: metrics.NewGauge(prometheus.GaugeOpts{
 			Name: "sekisho_recorder_active", Help: "1 while this process holds the lock and records."}),
 		rows: metrics.NewCounterVec(prometheus.CounterOpts{
@@ -85,7 +89,7 @@ func build(env *runtime.Env) *recorder {
 
 // run waits for the lock and records until ctx ends or the lock is lost.
 func (r *recorder) run(ctx context.Context) error {
-	log, err := open(ctx, r.db)
+	log, err := open(ctx, r.db, r.log)
 	if err != nil || log == nil {
 		return err
 	}
@@ -97,19 +101,26 @@ func (r *recorder) run(ctx context.Context) error {
 	tenure, lose := context.WithCancelCause(ctx)
 	defer lose(nil)
 	var writing sync.Mutex // both streams go through the one connection
-	record := func(ctx context.Context, batch []bus.Stored) error {
+	use := func(do func() error) error {
 		writing.Lock()
 		defer writing.Unlock()
-		err := r.record(ctx, log, batch)
+		err := do()
 		if log.lost() {
 			lose(fmt.Errorf("recorder: the lock is lost: %w", err))
 		}
 		return err
 	}
+	record := func(ctx context.Context, batch []bus.Stored) error {
+		return use(func() error { return r.record(ctx, log, batch) })
+	}
+	ping := func(ctx context.Context) error { // also between batches, since the server ends who is silent
+		return use(func() error { return log.ping(ctx, r.pingWait) })
+	}
 	group, working := errgroup.WithContext(tenure)
 	for _, stream := range []string{bus.StreamArchive, bus.StreamAccount} {
 		group.Go(func() error { return r.bus.Batches(working, stream, batchSize, batchWait, record) })
 	}
+	group.Go(func() error { return r.every(working, r.pingEvery, "ping", ping) })
 	group.Go(func() error { return r.every(working, r.settings.SweepEvery, "sweep", r.sweep) })
 	group.Go(func() error { return r.every(working, purgeEvery, "purge", r.purge) })
 	err = group.Wait()
@@ -119,7 +130,7 @@ func (r *recorder) run(ctx context.Context) error {
 	return cmp.Or(err, context.Cause(tenure))
 }
 
-// every does something now and then. A failure is for the next time: recording goes on.
+// every does something now and then. A failure is for the next time: recording goes on. It has until the next time, if that is long.
 func (r *recorder) every(ctx context.Context, interval time.Duration, what string, do func(context.Context) error) error {
 	tick := time.NewTicker(interval)
 	defer tick.Stop()
@@ -128,9 +139,11 @@ func (r *recorder) every(ctx context.Context, interval time.Duration, what strin
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
-			if err := do(ctx); err != nil && ctx.Err() == nil {
+			run, cancel := context.WithTimeout(ctx, max(interval, longestRun))
+			if err := do(run); err != nil && ctx.Err() == nil {
 				r.log.Error().Err(err).Msg(what)
 			}
+			cancel()
 		}
 	}
 }

@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"net"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -89,7 +91,7 @@ func (p *place) requested(t *testing.T, login events.Login, deadline time.Time) 
 	if err != nil {
 		t.Fatal(err)
 	}
-	return event(login, "gateway/"+login.Gateway, &events.Requested{App: "demo", Method: events.Password, Deadline: deadline, Identity: identity, SourceTag: "t\x00g"})
+	return event(login, "gateway/"+login.Gateway, &events.Requested{App: "demo", Method: events.Password, Deadline: deadline, Identity: identity, SourceTag: "tag"})
 }
 
 func identified(login events.Login) *events.Event {
@@ -133,7 +135,7 @@ func TestRecordsLoginsAndAccounts(t *testing.T) {
 	if err := json.Unmarshal([]byte(text), &data); err != nil {
 		t.Fatal(err)
 	}
-	if data["app"] != "demo" || data["identity"] != nil || data["source_tag"] != "t\ufffdg" {
+	if data["app"] != "demo" || data["identity"] != nil || data["source_tag"] != "tag" {
 		t.Errorf("requested was recorded as %s", text)
 	}
 	line := ask[string](t, p, `SELECT concat_ws(' ', stream, source, type, about, gateway, login, step, n, cause, trace, problem) FROM audit.events WHERE step = 'closed'`)
@@ -202,7 +204,7 @@ func TestBatchesComeAgain(t *testing.T) {
 	}
 	record := func(batch []bus.Stored, crash bool) {
 		t.Helper()
-		log, err := open(t.Context(), r.db)
+		log, err := open(t.Context(), r.db, zerolog.Nop())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -243,8 +245,12 @@ func TestOneAtATime(t *testing.T) {
 	first := p.recorder(t)
 	stopFirst := start(t, first)
 	testenv.Eventually(t, "the first holds the lock", func() bool { return holder() != 0 })
-	second := p.recorder(t)
+	said := make(chan string, 100)
+	second := p.recorder(t, func(env *runtime.Env) { env.Log = zerolog.New(logged(said)) })
 	start(t, second)
+	if line := <-said; !strings.Contains(line, "another recorder holds the lock") {
+		t.Errorf("the second says: %s", line)
+	}
 
 	const each = 20
 	send := func() {
@@ -268,6 +274,77 @@ func TestOneAtATime(t *testing.T) {
 	testenv.Eventually(t, "the first gives up", func() bool { return testutil.ToFloat64(first.active) == 0 })
 	if err := stopFirst(); err == nil || !strings.Contains(err.Error(), "the lock is lost") {
 		t.Errorf("the first ended with %v", err)
+	}
+}
+
+// logged is a log of which each line is sent.
+type logged chan<- string
+
+func (l logged) Write(p []byte) (int, error) {
+	l <- string(p)
+	return len(p), nil
+}
+
+// TestSilentConnection: nothing comes back on the connection that holds the lock, and nothing says so.
+func TestSilentConnection(t *testing.T) {
+	p := newPlace(t)
+	line := &mutable{}
+	r := p.recorder(t, func(env *runtime.Env) {
+		cfg := env.DB.Config()
+		cfg.ConnConfig.DialFunc = line.dial
+		pool, err := pgxpool.NewWithConfig(t.Context(), cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(pool.Close)
+		env.DB = pool
+	})
+	r.pingEvery, r.pingWait = 10*time.Millisecond, 100*time.Millisecond
+	stop := start(t, r)
+	testenv.Eventually(t, "it records", func() bool { return testutil.ToFloat64(r.active) == 1 })
+	line.mute.Store(true)
+	testenv.Eventually(t, "it gives up", func() bool { return testutil.ToFloat64(r.active) == 0 })
+	if err := stop(); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "the lock is lost") {
+		t.Errorf("it ended with %v", err) // as when the server ended it, a minute later
+	}
+}
+
+// mutable makes connections on which, while mute, what is written vanishes.
+type mutable struct{ mute atomic.Bool }
+
+func (m *mutable) dial(ctx context.Context, network, address string) (net.Conn, error) {
+	conn, err := new(net.Dialer).DialContext(ctx, network, address)
+	return &muteConn{conn, m}, err
+}
+
+type muteConn struct {
+	net.Conn
+	m *mutable
+}
+
+func (c *muteConn) Write(p []byte) (int, error) {
+	if c.m.mute.Load() {
+		return len(p), nil
+	}
+	return c.Conn.Write(p)
+}
+
+// TestLockEndsWithItsHolder: what the server was told to watch.
+func TestLockEndsWithItsHolder(t *testing.T) {
+	p := newPlace(t)
+	log, err := open(t.Context(), p.recorder(t).db, zerolog.Nop())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer log.close()
+	for setting, want := range map[string]string{
+		"tcp_keepalives_idle": "5", "tcp_keepalives_interval": "3", "tcp_keepalives_count": "3", "tcp_user_timeout": "15000",
+		"idle_session_timeout": "1min", "idle_in_transaction_session_timeout": "1min",
+	} {
+		var got string
+		if err := log.conn.QueryRow(t.Context(), "SHOW "+setting).Scan(&got); err != nil || got != want {
+			t.Errorf("%s is %s, want %s; %v", setting, got, want, err)
+		}
 	}
 }
 
@@ -320,7 +397,7 @@ func TestSweepEndsAbandonedLogins(t *testing.T) {
 func TestTheFirstEndingCounts(t *testing.T) {
 	p := newPlace(t)
 	r := p.recorder(t)
-	log, err := open(t.Context(), r.db)
+	log, err := open(t.Context(), r.db, zerolog.Nop())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -377,7 +454,7 @@ func TestNoSweepWhileBehind(t *testing.T) {
 		t.Fatal(err)
 	}
 	msg.Header.Set("Nats-Stream-Source", "LOGIN 1 > > "+msg.Subject)
-	log, err := open(t.Context(), r.db)
+	log, err := open(t.Context(), r.db, zerolog.Nop())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -9,6 +9,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/rs/zerolog"
 
 	"github.com/sekisho/sekisho/events"
 )
@@ -19,8 +20,20 @@ const lock = 0x7265636f72646572 // "recorder"
 // An auditLog is the right to write the audit log: the connection that holds the lock.
 type auditLog struct{ conn *pgx.Conn }
 
+const (
+	lockRetry  = time.Second      // how often one that waits asks for the lock
+	waitingFor = time.Minute      // how often it says that it waits
+	answerWait = 10 * time.Second // for the database to answer what takes no time
+)
+
+// vigilance has the server end the connection, and so the lock, when nobody is at its other end any more: when that host is gone, after some
+// 15 s rather than after two hours, and when something in between keeps the connection up, after a minute without a ping. On a Unix
+// socket the first four say nothing.
+const vigilance = `SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 3; SET tcp_keepalives_count = 3; SET tcp_user_timeout = '15s';
+	SET idle_session_timeout = '60s'; SET idle_in_transaction_session_timeout = '60s'`
+
 // open waits for the lock. It returns nil when ctx ends first.
-func open(ctx context.Context, db *pgxpool.Pool) (*auditLog, error) {
+func open(ctx context.Context, db *pgxpool.Pool, said zerolog.Logger) (*auditLog, error) {
 	pooled, err := db.Acquire(ctx)
 	if err != nil {
 		if ctx.Err() != nil {
@@ -29,7 +42,11 @@ func open(ctx context.Context, db *pgxpool.Pool) (*auditLog, error) {
 		return nil, fmt.Errorf("recorder: %w", err)
 	}
 	log := &auditLog{pooled.Hijack()} // the lock lives as long as the connection, so it must not go back into the pool
-	ok, err := log.acquire(ctx)
+	err = log.soon(ctx, vigilance)
+	ok := false
+	if err == nil {
+		ok, err = log.acquire(ctx, said)
+	}
 	if !ok {
 		log.close()
 	}
@@ -42,16 +59,19 @@ func open(ctx context.Context, db *pgxpool.Pool) (*auditLog, error) {
 	return log, nil
 }
 
-func (l *auditLog) acquire(ctx context.Context) (ok bool, err error) {
+func (l *auditLog) acquire(ctx context.Context, said zerolog.Logger) (ok bool, err error) {
 	tick := time.NewTicker(lockRetry)
 	defer tick.Stop()
-	for {
+	for tries := 0; ; tries++ {
 		// Asked for again and again: a statement that waits for a lock keeps the whole server from cleaning up dead rows.
-		if err := l.conn.QueryRow(ctx, `SELECT pg_try_advisory_lock($1)`, int64(lock)).Scan(&ok); err != nil {
+		if ok, err = l.try(ctx); err != nil {
 			return false, err
 		}
 		if ok {
 			break
+		}
+		if tries%int(waitingFor/lockRetry) == 0 {
+			said.Info().Msg("another recorder holds the lock")
 		}
 		select {
 		case <-ctx.Done():
@@ -59,8 +79,30 @@ func (l *auditLog) acquire(ctx context.Context) (ok bool, err error) {
 		case <-tick.C:
 		}
 	}
-	_, err = l.conn.Exec(ctx, `CREATE TEMPORARY TABLE staging (LIKE audit.events) ON COMMIT DELETE ROWS`)
+	err = l.soon(ctx, `CREATE TEMPORARY TABLE staging (LIKE audit.events) ON COMMIT DELETE ROWS`)
 	return err == nil, err
+}
+
+func (l *auditLog) try(ctx context.Context) (ok bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, answerWait)
+	defer cancel()
+	err = l.conn.QueryRow(ctx, `SELECT pg_try_advisory_lock($1)`, int64(lock)).Scan(&ok)
+	return ok, err
+}
+
+// soon runs statements that take no time.
+func (l *auditLog) soon(ctx context.Context, statements string) error {
+	ctx, cancel := context.WithTimeout(ctx, answerWait)
+	defer cancel()
+	_, err := l.conn.Exec(ctx, statements)
+	return err
+}
+
+// ping says to the server that the holder of the lock is alive, and closes a connection without an answer.
+func (l *auditLog) ping(ctx context.Context, wait time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, wait)
+	defer cancel()
+	return l.conn.Ping(ctx)
 }
 
 func (l *auditLog) close() {

@@ -31,8 +31,9 @@ func (r *recorder) sweep(ctx context.Context) error {
 	return nil
 }
 
-// purge deletes what is no longer to be kept: audit lines, and what other workers leave behind of attempts and sessions.
+// purge deletes what is no longer to be kept: what other workers leave behind of attempts and sessions, and audit lines, which come last
+// since they may be so many that the next purge has to go on.
 func (r *recorder) purge(ctx context.Context) error {
 	now := r.now()
-	return errors.Join(forget(ctx, r.db, now.Add(-r.settings.Keep)), directory.Purge(ctx, r.db, now), r.sessions.Purge(ctx, now))
+	return errors.Join(directory.Purge(ctx, r.db, now), r.sessions.Purge(ctx, now), forget(ctx, r.db, now.Add(-r.settings.Keep)))
 }

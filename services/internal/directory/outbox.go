@@ -12,6 +12,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/sekisho/sekisho/services/internal/bus"
+	"github.com/sekisho/sekisho/services/internal/runtime"
 )
 
 const (
@@ -82,23 +83,9 @@ func (o *Outbox) wakeRelay() {
 // left. Any number of processes may do so. Trouble is logged and tried again. An event is published again when it is not known
 // whether the broker took it, under the same id.
 func (o *Outbox) Relay(ctx context.Context, log zerolog.Logger, publish func(context.Context, bus.AccountEvent) error) error {
-	tick := time.NewTicker(relayEvery)
-	defer tick.Stop()
-	for {
-		more, err := o.relay(ctx, publish)
-		if err != nil && ctx.Err() == nil {
-			log.Warn().Err(err).Msg("can not publish changes of accounts")
-		}
-		if more && err == nil {
-			continue
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-o.fresh:
-		case <-tick.C:
-		}
-	}
+	return runtime.Repeat(ctx, log, relayEvery, o.fresh, "can not publish changes of accounts", func(ctx context.Context) (more bool, err error) {
+		return o.relay(ctx, publish)
+	})
 }
 
 // relay publishes the oldest events, and deletes those that the broker has taken. One process does so at a time, so that events

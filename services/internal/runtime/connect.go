@@ -6,6 +6,7 @@ import (
 	"maps"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
@@ -55,6 +56,9 @@ func (p *process) connectDB(ctx context.Context, name string, log zerolog.Logger
 	cfg.ConnConfig.RuntimeParams["application_name"] = "sekisho " + name
 	maps.Copy(cfg.ConnConfig.RuntimeParams, postgres.Planner)
 	cfg.MaxConns = int32(p.Config.Database.Connections)
+	cfg.PingTimeout = pingWait // connections that have gone silent while idle are many: none may take the whole time of who gets it
+	// A standby, or a database that was made read-only, answers and is of no use. Of several hosts in the URL the one that takes writes is used.
+	cfg.ConnConfig.ValidateConnect = pgconn.ValidateConnectTargetSessionAttrsReadWrite
 	pool, err := pgxpool.NewWithConfig(ctx, cfg)
 	if err != nil {
 		return nil, fmt.Errorf("database: %w", err)

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
@@ -84,6 +85,20 @@ func (p *process) lacks(ctx context.Context) []lack {
 	return all
 }
 
+// takesWrites says what keeps the database from taking writes. The driver's text is not told: it names hosts and roles.
+func (i *instance) takesWrites(ctx context.Context) error {
+	var readOnly string
+	err := i.env.DB.QueryRow(ctx, "SHOW transaction_read_only").Scan(&readOnly)
+	switch {
+	case readOnly == "on" || errors.Is(err, pgconn.ErrReadOnlyConnection):
+		return errors.New("takes no writes")
+	case err != nil:
+		return errors.New("does not answer")
+	default:
+		return nil
+	}
+}
+
 func (i *instance) lacks(ctx context.Context) (found []lack) {
 	add := func(part string, err error) {
 		if err != nil {
@@ -95,9 +110,7 @@ func (i *instance) lacks(ctx context.Context) (found []lack) {
 	} else {
 		add("bus", i.env.Bus.Unseen())
 	}
-	if i.env.DB.Ping(ctx) != nil {
-		add("database", errors.New("does not answer")) // the driver's text names hosts and roles
-	}
+	add("database", i.takesWrites(ctx))
 	for _, l := range i.loops {
 		if failure := l.failure.Load(); failure != nil {
 			add(l.name, errors.New(*failure))

@@ -221,15 +221,20 @@ func (p *process) reload(ctx context.Context, hangup <-chan os.Signal) {
 			return
 		case <-hangup:
 		}
+		reloads := false
 		for _, i := range p.workers {
 			if i.worker.Reload == nil {
 				continue
 			}
+			reloads = true
 			if err := i.worker.Reload(); err != nil {
 				i.env.Log.Error().Err(err).Msg("not reloaded, everything stays as it was")
 				continue
 			}
 			i.env.Log.Info().Msg("reloaded")
+		}
+		if !reloads {
+			p.Log.Info().Msg("nothing to reload")
 		}
 	}
 }

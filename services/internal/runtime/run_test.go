@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/rs/zerolog"
 
@@ -40,12 +41,13 @@ type ground struct {
 	dir      string
 	natsAddr string
 	postgres string
+	log      zerolog.Logger
 }
 
 func newGround(t *testing.T) *ground {
 	t.Helper()
 	dir := t.TempDir()
-	g := &ground{cfg: config.Default(), dir: dir, folder: credentials.Open(filepath.Join(dir, "credentials"))}
+	g := &ground{cfg: config.Default(), dir: dir, folder: credentials.Open(filepath.Join(dir, "credentials")), log: zerolog.Nop()}
 	must(t, setup.Credentials(g.cfg, g.folder, time.Now()))
 	g.postgres = testenv.Postgres(t)
 	must(t, setup.Postgres(t.Context(), g.postgres, g.folder, zerolog.Nop()))
@@ -103,7 +105,7 @@ func (g *ground) run(t *testing.T, services ...runtime.Service) *proc {
 		ready: make(chan struct{}), stop: stop, ended: make(chan error, 1)}
 	go func() {
 		p.ended <- runtime.Run(ctx, runtime.Options{
-			Services: services, Config: g.cfg, Credentials: g.folder, Log: zerolog.Nop(),
+			Services: services, Config: g.cfg, Credentials: g.folder, Log: g.log,
 			NATSURL: "nats://" + g.natsAddr, PostgresURL: g.postgres, Public: public, Ops: ops,
 			Ready: func() { close(p.ready) },
 		})
@@ -432,11 +434,22 @@ func TestHangupReloads(t *testing.T) {
 // Whoever sends the signal to all processes does no harm to one that still waits for the bus.
 func TestHangupWhileStarting(t *testing.T) {
 	g := newGround(t)
+	nothing := make(chan struct{})
+	g.log = zerolog.New(io.Discard).Hook(zerolog.HookFunc(func(_ *zerolog.Event, _ zerolog.Level, message string) {
+		if message == "nothing to reload" {
+			close(nothing)
+		}
+	}))
 	p := g.run(t, idle("console", runtime.Worker{}))
 	get(t, p.ops+"/healthz")
 	must(t, syscall.Kill(syscall.Getpid(), syscall.SIGHUP)) // ends this program unless the process has asked for it
 	g.startBroker(t)
 	p.awaitReady()
+	select {
+	case <-nothing:
+	case <-time.After(patience):
+		t.Error("never says that there is nothing to reload")
+	}
 	must(t, p.end())
 }
 
@@ -499,4 +512,66 @@ func TestProfilesAreServedOnDemandOnly(t *testing.T) {
 	if with, without := status(true), status(false); with != http.StatusOK || without != http.StatusNotFound {
 		t.Errorf("heap profile: %d with debug.profiles, %d without", with, without)
 	}
+}
+
+// A database that takes no writes, as a standby, is like none: a worker waits for another, and is not ready with it.
+func TestDatabaseThatTakesNoWrites(t *testing.T) {
+	g := newGround(t)
+	g.startBroker(t)
+	g.cfg.Database.Connections = 1
+	admin, err := pgx.Connect(t.Context(), g.postgres)
+	must(t, err)
+	defer admin.Close(t.Context())
+	readOnly := func(value string) {
+		t.Helper()
+		_, err := admin.Exec(t.Context(), "ALTER DATABASE "+pgx.Identifier{admin.Config().Database}.Sanitize()+" SET default_transaction_read_only = "+value)
+		must(t, err)
+	}
+	readOnly("on")
+	said := make(lines, 1000)
+	g.log = zerolog.New(said)
+	var demote atomic.Bool
+	p := g.run(t, runtime.Service{Name: "recorder", Build: func(_ context.Context, env *runtime.Env) (*runtime.Worker, error) {
+		return &runtime.Worker{Ready: func(ctx context.Context) error {
+			if !demote.Load() {
+				return nil
+			}
+			_, err := env.DB.Exec(ctx, "SET default_transaction_read_only = on")
+			return err
+		}}, nil
+	}})
+	for line := range said {
+		if strings.Contains(line, "waiting for the database") && strings.Contains(line, "read only") {
+			break
+		}
+	}
+	readOnly("off")
+	p.awaitReady()
+	for _, becomes := range []func(){
+		func() { // under new connections
+			readOnly("on")
+			_, err := admin.Exec(t.Context(), "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'recorder' AND datname = current_database()")
+			must(t, err)
+		},
+		func() { readOnly("off"); demote.Store(true) }, // under one that is there
+	} {
+		p.await("a database that takes writes", func(status int, _ string) bool { return status == http.StatusOK })
+		becomes()
+		p.await("a database that takes none", func(status int, body string) bool {
+			return status == http.StatusServiceUnavailable && strings.Contains(body, `"part":"database","error":"takes no writes"`)
+		})
+		readOnly("off")
+	}
+	must(t, p.end())
+}
+
+// lines are what is logged.
+type lines chan string
+
+func (l lines) Write(p []byte) (int, error) {
+	select {
+	case l <- string(p):
+	default:
+	}
+	return len(p), nil
 }
