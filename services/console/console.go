@@ -40,14 +40,15 @@ const (
 )
 
 type console struct {
-	cfg      *config.Config
-	log      zerolog.Logger
-	outbox   *directory.Outbox
-	users    *directory.Users
-	devices  *directory.Devices
-	hasher   *directory.Hasher
-	sessions *sessions.Store
-	bus      *bus.Bus
+	cfg       *config.Config
+	log       zerolog.Logger
+	outbox    *directory.Outbox
+	users     *directory.Users
+	devices   *directory.Devices
+	hasher    *directory.Hasher
+	blocklist directory.Blocklist
+	sessions  *sessions.Store
+	bus       *bus.Bus
 }
 
 // Build makes the worker.
@@ -64,16 +65,21 @@ func newConsole(env *runtime.Env) (*console, error) {
 		return nil, errors.New("console: there is no admin token: set SEKISHO_ADMIN_TOKEN")
 	}
 	cost := env.Config.Password
+	blocklist, err := directory.NewBlocklist(cost.Blocklist)
+	if err != nil {
+		return nil, err
+	}
 	outbox := directory.NewOutbox(env.DB, env.Now)
 	return &console{
-		cfg:      env.Config,
-		log:      env.Log,
-		outbox:   outbox,
-		users:    directory.NewUsers(outbox),
-		devices:  directory.NewDevices(outbox),
-		hasher:   directory.NewHasher(directory.Cost{Memory: cost.Memory, Time: cost.Time, Threads: cost.Threads}, cost.Concurrent),
-		sessions: sessions.New(env.DB, env.Now),
-		bus:      env.Bus,
+		cfg:       env.Config,
+		log:       env.Log,
+		outbox:    outbox,
+		users:     directory.NewUsers(outbox),
+		devices:   directory.NewDevices(outbox),
+		hasher:    directory.NewHasher(directory.Cost{Memory: cost.Memory, Time: cost.Time, Threads: cost.Threads}, cost.Concurrent),
+		blocklist: blocklist,
+		sessions:  sessions.New(env.DB, env.Now),
+		bus:       env.Bus,
 	}, nil
 }
 

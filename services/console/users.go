@@ -64,7 +64,7 @@ func (c *console) createUser(w http.ResponseWriter, r *http.Request) (int, any, 
 	if err != nil {
 		return 0, nil, httpapi.Invalid("user", "want a user name without spaces, of at most 128 bytes (RFC 8265 UsernameCaseMapped)")
 	}
-	change, err := c.change(r.Context(), in.settings)
+	change, err := c.change(r.Context(), name, in.settings)
 	if err != nil {
 		return 0, nil, err
 	}
@@ -138,8 +138,8 @@ type settings struct {
 	Primary  *directory.Primary `json:"primary"`
 }
 
-// change checks the settings and brings them into the form of the directory.
-func (c *console) change(ctx context.Context, in settings) (directory.Change, error) {
+// change checks the settings of a user, by canonical name, and brings them into the form of the directory.
+func (c *console) change(ctx context.Context, user string, in settings) (directory.Change, error) {
 	out := directory.Change{Locale: in.Locale, Primary: in.Primary}
 	if in.Locale != nil && *in.Locale != "ja" && *in.Locale != "en" {
 		return out, httpapi.Invalid("locale", "want ja or en")
@@ -158,6 +158,9 @@ func (c *console) change(ctx context.Context, in settings) (directory.Change, er
 		normal, least := directory.NormalizePassword(*in.Password), c.cfg.Password.MinLength
 		if utf8.RuneCountInString(normal) < least || len(normal) > directory.MaxPassword {
 			return out, httpapi.Invalid("password", fmt.Sprintf("want %d characters or more, and at most %d bytes", least, directory.MaxPassword))
+		}
+		if c.blocklist.Blocks(normal, user) {
+			return out, httpapi.Invalid("password", "too common: want one that guessers do not try first")
 		}
 		hash, err := c.hasher.Hash(ctx, *in.Password)
 		if err != nil {
@@ -180,7 +183,7 @@ func (c *console) changeUser(w http.ResponseWriter, r *http.Request) (int, any, 
 	if err != nil {
 		return 0, nil, err
 	}
-	change, err := c.change(r.Context(), in.settings)
+	change, err := c.change(r.Context(), u.Name, in.settings)
 	if err != nil {
 		return 0, nil, err
 	}

@@ -343,11 +343,13 @@ func TestSetupAndRunOnGivenURLs(t *testing.T) {
 		t.Fatal(err)
 	}
 	rotation := start(t, env, "rotate")
+	rotation.says(&rotation.stderr, "sealing keys are watched")
 	for tick := time.NewTicker(10 * time.Millisecond); ; <-tick.C { // until it has seen to the keys
 		if _, err := os.Stat(keys); err == nil {
 			break
 		}
 	}
+	rotation.signal(syscall.SIGHUP) // is for workers
 	rotation.signal(syscall.SIGTERM)
 	if code := rotation.exit(); code != 0 {
 		errs, _ := rotation.stderr.read()
@@ -393,6 +395,15 @@ func TestCommandLine(t *testing.T) {
 		{"worker twice", nil, []string{"run", services.All[0].Name, services.All[0].Name}, 2, []string{"twice"}},
 		{"run without URLs", nil, []string{"run", services.All[0].Name}, 1, []string{"SEKISHO_NATS_URL", "SEKISHO_POSTGRES_URL"}},
 		{"setup without URLs", nil, []string{"setup"}, 1, []string{"SEKISHO_NATS_URL", "SEKISHO_POSTGRES_URL"}},
+		{"run on a malformed bus", []string{"SEKISHO_NATS_URL=nats://a:4222,nats://sys:Pa%zzS3cret@b:4222", "SEKISHO_POSTGRES_URL=postgres://127.0.0.1:1"}, []string{"run", services.All[0].Name}, 1,
+			[]string{"sekisho: SEKISHO_NATS_URL is malformed\n"}},
+		{"run on a malformed database", []string{"SEKISHO_NATS_URL=nats://127.0.0.1:1", "SEKISHO_POSTGRES_URL=postgres://a:Pa%zzS3cret@b/c"}, []string{"run", services.All[0].Name}, 1,
+			[]string{"sekisho: SEKISHO_POSTGRES_URL is malformed"}},
+		{"setup of a malformed database", []string{"SEKISHO_NATS_URL=nats://127.0.0.1:1", "SEKISHO_POSTGRES_URL=postgres://a:S3cret@b:c/d"}, []string{"setup"}, 1,
+			[]string{"sekisho: SEKISHO_POSTGRES_URL is malformed"}},
+		{"up on a malformed database", []string{"SEKISHO_POSTGRES_URL=postgres://a:Pa%zzS3cret@b/c"}, []string{"up"}, 1, []string{"sekisho: SEKISHO_POSTGRES_URL is malformed"}},
+		{"up on a malformed bus", []string{"SEKISHO_NATS_URL=nats://sys:Pa%zzS3cret@b:4222"}, []string{"up"}, 1, []string{"sekisho: SEKISHO_NATS_URL is malformed\n"}},
+		{"rotate on a malformed bus", []string{"SEKISHO_NATS_URL=nats://sys:Pa%zzS3cret@b:4222"}, []string{"rotate"}, 1, []string{"sekisho: SEKISHO_NATS_URL is malformed\n"}},
 		{"bad configuration", []string{"SEKISHO_CONFIG=" + conf}, []string{"up"}, 1, []string{conf + ":2", "dedline"}},
 		{"configuration that is not there", []string{"SEKISHO_CONFIG=" + conf + ".not"}, []string{"up"}, 1, []string{conf + ".not"}},
 		{"help", nil, []string{"help"}, 0, []string{"sekisho run"}},
@@ -411,6 +422,9 @@ func TestCommandLine(t *testing.T) {
 				if !strings.Contains(out+errs, want) {
 					t.Errorf("says %q, want %q", out+errs, want)
 				}
+			}
+			if strings.Contains(out+errs, "S3cret") {
+				t.Errorf("tells a password: %q", out+errs)
 			}
 		})
 	}

@@ -7,11 +7,15 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/url"
 	"os"
+	"os/signal"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/rs/zerolog"
 	"golang.org/x/term"
 
@@ -28,6 +32,9 @@ import (
 func load() (*config.Config, config.Environment, zerolog.Logger, error) {
 	env, err := config.ReadEnvironment(os.Getenv)
 	if err != nil {
+		return nil, env, zerolog.Nop(), err
+	}
+	if err := checkURLs(env); err != nil {
 		return nil, env, zerolog.Nop(), err
 	}
 	cfg, err := config.Load(env.ConfigFile)
@@ -73,12 +80,14 @@ func runRotate(ctx context.Context) error {
 	if env.NATSURL == "" {
 		return errors.New("not set: SEKISHO_NATS_URL (`sekisho up` rotates its keys by itself)")
 	}
+	signal.Ignore(syscall.SIGHUP) // which is for workers; here it would end the process without a word
 	folder := credentials.Open(env.CredentialsDir)
 	nc, err := setup.Connect(ctx, env.NATSURL, folder, log)
 	if err != nil {
 		return err
 	}
 	defer nc.Close()
+	log.Info().Str("folder", folder.Dir()).Stringer("rotate", cfg.Sealing.Rotate).Msg("sealing keys are watched")
 	setup.KeepRotating(ctx, nc, cfg, folder, log)
 	return nil
 }
@@ -141,6 +150,24 @@ func requireURLs(env config.Environment) error {
 	}
 	if missing != nil {
 		return errors.New("not set: " + strings.Join(missing, ", ") + " (`sekisho up` needs neither)")
+	}
+	return nil
+}
+
+// checkURLs finds a URL that can not be parsed before anybody waits for what it names. The errors do not quote it: it may hold a password.
+func checkURLs(env config.Environment) error {
+	for address := range strings.SplitSeq(env.NATSURL, ",") { // as the client reads it
+		if address = strings.TrimSpace(address); !strings.Contains(address, "://") {
+			address = "nats://" + address
+		}
+		if _, err := url.Parse(address); err != nil {
+			return errors.New("SEKISHO_NATS_URL is malformed")
+		}
+	}
+	if env.PostgresURL != "" {
+		if _, err := pgx.ParseConfig(env.PostgresURL); err != nil {
+			return errors.New("SEKISHO_POSTGRES_URL is malformed, or names a file that can not be read")
+		}
 	}
 	return nil
 }

@@ -5,13 +5,21 @@ import (
 	"net/netip"
 	"net/url"
 	"regexp"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 
+	"github.com/nyaruka/phonenumbers"
+
 	"github.com/sekisho/sekisho/events"
+	"github.com/sekisho/sekisho/services/internal/bus"
 )
 
 var gatewayName = regexp.MustCompile(`^[a-z0-9-]{1,32}$`)
+
+// label is one of the labels of a domain name (RFC 1123 section 2.1), in lower case.
+var label = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
 
 type problem struct{ key, text string }
 
@@ -22,7 +30,11 @@ func (v *checker) add(key, format string, args ...any) {
 }
 
 func (v *checker) span(key string, value, least, most time.Duration) {
-	if value < least || value > most {
+	switch {
+	case value == noSpan:
+		v.add(key, "want a time span such as 5m or 0s")
+	case most == noSpan: // that is reported itself
+	case value < least || value > most:
 		v.add(key, "%v: want %v to %v", value, least, most)
 	}
 }
@@ -63,8 +75,8 @@ func (c *Config) problems() []problem {
 	v.number("password.threads", int(c.Password.Threads), 1, 64)
 	v.number("password.concurrent", c.Password.Concurrent, 1, 1024)
 	v.number("password.min_length", c.Password.MinLength, 8, 64)
-	if !isRegion(c.Phone.Region) {
-		v.add("phone.region", "%q: want two capital letters (ISO 3166-1)", c.Phone.Region)
+	if !phonenumbers.GetSupportedRegions()[c.Phone.Region] {
+		v.add("phone.region", "%q: want a region of phone numbers such as JP (ISO 3166-1)", c.Phone.Region)
 	}
 	v.span("session.idle", c.Session.Idle, time.Second, 30*day)
 	v.span("session.absolute", c.Session.Absolute, time.Second, 90*day)
@@ -206,6 +218,9 @@ func (g *Gateway) problems(v *checker) {
 	if !gatewayName.MatchString(g.Name) {
 		v.add("gateway.name", "%q: want 1 to 32 of a-z, 0-9, '-'", g.Name)
 	}
+	if isUser(g.Name) {
+		v.add("gateway.name", isUserText, g.Name)
+	}
 	const wantOrigin = "%q: want scheme://host or scheme://host:port, without a path"
 	if g.URL != "" && origin(g.URL) == "" {
 		v.add("gateway.url", wantOrigin, g.URL)
@@ -220,8 +235,8 @@ func (g *Gateway) problems(v *checker) {
 			v.add(fmt.Sprintf("gateway.proxies[%d]", i), "%q: want a network such as 10.0.0.0/8, or an address", network)
 		}
 	}
-	if strings.ContainsAny(g.CookieDomain, "/:; ,") || strings.HasPrefix(g.CookieDomain, ".") {
-		v.add("gateway.cookie_domain", "%q: want a domain such as example.com", g.CookieDomain)
+	if g.CookieDomain != "" {
+		g.domainProblems(v)
 	}
 	v.number("gateway.max_body", int(g.MaxBody), 1<<10, 1<<20)
 	v.span("gateway.wait", g.Wait, 0, g.MaxWait)
@@ -231,12 +246,30 @@ func (g *Gateway) problems(v *checker) {
 	v.number("gateway.streams_per_device", g.StreamsPerDevice, 1, 100)
 }
 
+// domainProblems finds a domain with which browsers do not take the session's cookie: every login would be granted, and be gone on the next page.
+func (g *Gateway) domainProblems(v *checker) {
+	const key = "gateway.cookie_domain"
+	if !isDomain(g.CookieDomain) {
+		v.add(key, "%q: want a domain such as example.com", g.CookieDomain)
+		return
+	}
+	if own := origin(g.URL); own != "" {
+		u, _ := url.Parse(own) // origin has parsed it
+		if host := u.Hostname(); host != g.CookieDomain && !strings.HasSuffix(host, "."+g.CookieDomain) {
+			v.add(key, "%q: want %s, the host of gateway.url, or a domain that it is in", g.CookieDomain, host)
+		}
+	}
+}
+
 func (b *Bus) problems(v *checker, web string) {
 	names := map[string]bool{web: true}
 	for i, name := range b.Gateways {
 		key := fmt.Sprintf("bus.gateways[%d]", i)
 		if !gatewayName.MatchString(name) {
 			v.add(key, "%q: want 1 to 32 of a-z, 0-9, '-'", name)
+		}
+		if isUser(name) {
+			v.add(key, isUserText, name)
 		}
 		if names[name] {
 			v.add(key, "%q stands twice, or is gateway.name", name)
@@ -248,8 +281,18 @@ func (b *Bus) problems(v *checker, web string) {
 	}
 }
 
-func isRegion(s string) bool {
-	return len(s) == 2 && s[0] >= 'A' && s[0] <= 'Z' && s[1] >= 'A' && s[1] <= 'Z'
+const isUserText = "%q: a worker or a tool has this name on the bus"
+
+// isUser tells whether a name is of a NATS user that is no gateway, whose seed a gateway of that name would share.
+func isUser(name string) bool {
+	return slices.ContainsFunc(bus.Users(nil), func(u bus.User) bool { return u.Name == name })
+}
+
+// isDomain tells a domain name from an address and from what is neither.
+func isDomain(s string) bool {
+	labels := strings.Split(s, ".")
+	_, err := strconv.Atoi(labels[len(labels)-1]) // no top-level domain is a number: it is the end of an address
+	return len(s) <= 253 && err != nil && !slices.ContainsFunc(labels, func(l string) bool { return !label.MatchString(l) })
 }
 
 // origin is a serialized origin (RFC 6454 section 6.2) as browsers send it, so that origins compare as strings, of one as people paste

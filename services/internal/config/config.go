@@ -97,7 +97,7 @@ type Lock struct {
 	After        int           `yaml:"after"`         // failures in a row that lock it; default 5
 	First        time.Duration `yaml:"first"`         // the first lock, doubled by each further failure; default 1m
 	Max          time.Duration `yaml:"max"`           // the longest lock, or first if that is longer; default 1h
-	DisableAfter int           `yaml:"disable_after"` // failures in a row after which only an admin unlocks; at most 100 (SP 800-63B-4 section 3.2.2), default 100
+	DisableAfter int           `yaml:"disable_after"` // failures in a row after which only an admin unlocks, of known browsers and of everybody else each: together 100 at most by SP 800-63B-4 section 3.2.2; default 50
 }
 
 // Password is the cost of a password's argon2id hash (RFC 9106) and the rule for new passwords.
@@ -107,6 +107,7 @@ type Password struct {
 	Threads    uint8  `yaml:"threads"`    // lanes of one hash; default 1
 	Concurrent int    `yaml:"concurrent"` // hashes at a time in one process; default the number of processors
 	MinLength  int    `yaml:"min_length"` // characters of a new password; default 8
+	Blocklist  string `yaml:"blocklist"`  // file with more passwords that nobody may choose than the built-in ones, one a line and in any case; default none
 }
 
 // Phone is about phone numbers that people type.
@@ -170,12 +171,12 @@ type Breaker struct {
 
 // Gateway is the web gateway.
 type Gateway struct {
-	Name         string        `yaml:"name"`          // the gateway's name on the bus: 1 to 32 of a-z, 0-9, '-'; default web
+	Name         string        `yaml:"name"`          // the gateway's name on the bus: 1 to 32 of a-z, 0-9, '-', and no worker's or tool's; default web
 	Origins      []string      `yaml:"origins"`       // origins besides its own, without a path, that may use the API with cookies and be returned to, such as https://app.example.com
 	Proxies      []string      `yaml:"proxies"`       // networks (CIDR) or addresses of reverse proxies whose X-Forwarded headers count
 	Base         string        `yaml:"-"`             // origin at which the process itself serves the gateway, for links where url is empty; comes from the listener, never from the file
 	URL          string        `yaml:"url"`           // the gateway's own origin, such as https://login.example.com; empty: as each request says
-	CookieDomain string        `yaml:"cookie_domain"` // domain of the session's cookie; empty: this host only
+	CookieDomain string        `yaml:"cookie_domain"` // domain of the session's cookie, in which the host of url is; empty: this host only
 	MaxBody      int64         `yaml:"max_body"`      // bytes of a request's body; default 16384
 	Wait         time.Duration `yaml:"wait"`          // how long an answer waits for the login to move when the client does not say; default 5s
 	MaxWait      time.Duration `yaml:"max_wait"`      // the most that a client may ask for when it starts or answers; default 30s
@@ -243,7 +244,7 @@ func Default() *Config {
 			Timeout: 3 * time.Second, Wait: time.Second, Concurrency: 64, Keep: 30 * 24 * time.Hour, FCM: FCM{URL: "https://fcm.googleapis.com"},
 		},
 		Attempts: 5,
-		Lock:     Lock{After: 5, First: time.Minute, Max: time.Hour, DisableAfter: 100},
+		Lock:     Lock{After: 5, First: time.Minute, Max: time.Hour, DisableAfter: 50},
 		Password: Password{Memory: 19 << 10, Time: 2, Threads: 1, Concurrent: runtime.GOMAXPROCS(0), MinLength: 8},
 		Phone:    Phone{Region: "JP"},
 		Session:  Session{Idle: time.Hour, Absolute: 12 * time.Hour, Fresh: 10 * time.Minute},

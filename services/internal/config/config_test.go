@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/goccy/go-yaml"
+
+	"github.com/sekisho/sekisho/services/internal/bus"
 )
 
 func write(t *testing.T, text string) string {
@@ -29,8 +31,8 @@ push:
   {ttl: 2m, activation: 10m, devices: 10, wrong: 3, cooldown: 10m, timeout: 3s, wait: 1s, concurrency: 64, keep: 720h, webpush: {subject: ""}, webpush_hosts: [], proxy: "",
    fcm: {url: "https://fcm.googleapis.com", project: "", key_file: ""}, mamoru: {url: "", approve_url: "", token_file: ""}}
 attempts: 5
-lock: {after: 5, first: 1m, max: 1h, disable_after: 100}
-password: {memory: 19456, time: 2, threads: 1, min_length: 8}
+lock: {after: 5, first: 1m, max: 1h, disable_after: 50}
+password: {memory: 19456, time: 2, threads: 1, min_length: 8, blocklist: ""}
 phone: {region: JP}
 session: {idle: 1h, absolute: 12h, fresh: 10m}
 limits: {logins_per_source: 300, device_per_source: 3000, sms_per_user: 10, sms_per_number: 10, notices_per_user: 5, push_per_user: 10, push_per_source: 60}
@@ -131,14 +133,25 @@ func TestSettingsStandAlone(t *testing.T) {
 func TestErrorsNameLineAndKey(t *testing.T) {
 	for _, c := range []struct{ name, text, want string }{
 		{"unknown key", "attempts: 5\nattemps: 4\n", ":2: attemps: unknown"},
-		{"unknown nested key", "login:\n  deadline: 5m\n  deadlines: 5m\n", ":3: deadlines: unknown"},
+		{"unknown nested key", "login:\n  deadline: 5m\n  deadlines: 5m\n", ":3: login.deadlines: unknown"},
 		{"key twice", "attempts: 5\nlog: {level: info}\nattempts: 4\n", ":3: attempts:"},
-		{"not a number", "attempts: many\n", ":1: "},
-		{"number too large for its type", "password:\n  threads: 300\n", ":2: "},
-		{"not a duration", "\nlogin:\n  deadline: 5 minutes\n", "5 minutes"},
-		{"duration without unit", "login:\n  deadline: 300\n", ":2: "},
+		{"not a number", "attempts: many\n", ":1: attempts: many: want a whole number"},
+		{"number with a unit", "gateway:\n  max_body: 1MB\n", ":2: gateway.max_body: 1MB: want a whole number"},
+		{"number too large for its type", "password:\n  threads: 300\n", ":2: password.threads: 300: out of range"},
+		{"negative number", "password:\n  memory: -1\n", ":2: password.memory: -1: out of range"},
+		{"number of no type", "attempts: 99999999999999999999\n", ":1: attempts: 99999999999999999999: out of range"},
+		{"number of a provider", "sms:\n  providers:\n    - kind: karaden\n      service_id: x\n", ":4: sms.providers[0].service_id: x: want a whole number"},
+		{"neither true nor false", "debug: {profiles: 'yes'}\n", ":1: debug.profiles: yes: want true or false"},
+		{"list for a text", "log:\n  level: [info]\n", ":2: log.level: [: want a text"},
+		{"text for a list", "gateway:\n  origins: https://a.example\n", ":2: gateway.origins: https://a.example: string was used where sequence is expected"},
+		{"not a duration", "\nlogin:\n  deadline: 5 minutes\n", ":3: login.deadline: want a time span"},
+		{"duration without unit", "login:\n  deadline: 300\n", ":2: login.deadline: want a time span"},
+		{"duration of another unit", "audit:\n  keep: 30d\n", ":2: audit.keep: want a time span"},
+		{"duration of a long unit", "login: {denied_floor: 1s}\npush: {ttl: 5min}\n", ":2: push.ttl: want a time span"},
 		{"section that is a text", "login: short\n", ":1: "},
-		{"second document", "attempts: 4\n---\nattempts: 3\n", ":3: a second document"},
+		{"second document", "attempts: 4\n---\nattempts: 3\n", ":2: a second document"},
+		{"second document that is empty", "attempts: 4\n---\n", ":2: a second document"},
+		{"second document after the end of the first", "attempts: 4\n...\nattempts: 3\n", ": a second document"},
 		{"not YAML", "login: [\n", "sekisho.yaml:1: "},
 		{"too many attempts", "# more than there are subjects\nattempts: 6\n", ":2: attempts: 6: want 1 to 5"},
 		{"no attempts", "attempts: 0\n", ":1: attempts: 0: want 1 to 5"},
@@ -154,8 +167,16 @@ func TestErrorsNameLineAndKey(t *testing.T) {
 		{"own origin with a path", "gateway:\n  url: https://a.example/login\n", ":2: gateway.url"},
 		{"proxy that is a name", "gateway:\n  proxies: [proxy.example]\n", ":2: gateway.proxies[0]"},
 		{"proxy of one interface", "gateway:\n  proxies: ['fe80::1%eth0']\n", ":2: gateway.proxies[0]"},
+		{"cookie domain that is an address", "gateway:\n  cookie_domain: 192.0.2.1\n", ":2: gateway.cookie_domain"},
+		{"cookie domain with an empty label", "gateway:\n  cookie_domain: .example.com\n", ":2: gateway.cookie_domain"},
+		{"cookie domain that is no name", "gateway:\n  cookie_domain: exa_mple.com\n", ":2: gateway.cookie_domain"},
+		{"cookie domain with a long label", "gateway:\n  cookie_domain: " + strings.Repeat("a", 64) + ".com\n", ":2: gateway.cookie_domain"},
+		{"cookie domain of another host", "gateway:\n  url: https://login.example.com\n  cookie_domain: example.net\n", ":3: gateway.cookie_domain: \"example.net\": want login.example.com"},
+		{"cookie domain that ends like the host", "gateway:\n  url: https://login.example.com\n  cookie_domain: ple.com\n", ":3: gateway.cookie_domain"},
 		{"cookie domain with a port", "gateway:\n  cookie_domain: example.com:8080\n", ":2: gateway.cookie_domain"},
 		{"name that can not be in a subject", "gateway: {name: Web.1}\n", ":1: gateway.name"},
+		{"gateway that is a worker", "gateway: {name: recorder}\n", ":1: gateway.name: \"recorder\": a worker"},
+		{"gateway that is a tool", "bus:\n  gateways:\n    - shop\n    - operator\n", ":4: bus.gateways[1]: \"operator\": a worker or a tool"},
 		{"gateway twice", "bus: {gateways: [example, web]}\n", ":1: bus.gateways[1]"},
 		{"even replicas", "bus:\n  replicas: 2\n", ":2: bus.replicas"},
 		{"provider of no kind", "sms:\n  providers:\n    - {name: a, url: 'http://a', account: x, token_file: t}\n", ":3: sms.providers[0].kind"},
@@ -175,8 +196,10 @@ func TestErrorsNameLineAndKey(t *testing.T) {
 		{"FCM without a URL", "push:\n  fcm: {project: p, key_file: k, url: ''}\n", ":2: push.fcm.url"},
 		{"Mamoru without a secret", "push:\n  mamoru: {url: 'https://mamoru.example'}\n", ":2: push.mamoru.token_file: missing"},
 		{"page of Mamoru that is no URL", "push:\n  mamoru: {url: 'https://mamoru.example', token_file: t, approve_url: approve}\n", ":2: push.mamoru.approve_url"},
+		{"fraction", "code: {}\nlock:\n  after: 3.5\n", ":3: lock.after: 3.5: want a whole number"},
 		{"level", "log: {level: loud}\n", ":1: log.level"},
 		{"region", "phone: {region: Japan}\n", ":1: phone.region"},
+		{"region without numbers", "phone: {region: XX}\n", ":1: phone.region"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			_, err := Load(write(t, c.text))
@@ -203,6 +226,64 @@ func TestTimeSpans(t *testing.T) {
 		_, err := Load(write(t, text))
 		if err == nil || !strings.Contains(err.Error(), "sekisho.yaml"+want) || !strings.Contains(err.Error(), "want a time span such as 5m or 0s") || strings.Contains(err.Error(), "time.Duration") {
 			t.Errorf("%q: %v, want %s", text, err, want)
+		}
+	}
+}
+
+// Every time span that can not be read is reported, and no other for whose bound it stands.
+func TestEveryTimeSpanIsRead(t *testing.T) {
+	var text strings.Builder
+	var want []string
+	for section := range reflect.TypeFor[Config]().Fields() {
+		if section.Type.Kind() != reflect.Struct {
+			continue
+		}
+		lines := ""
+		for f := range section.Type.Fields() {
+			if f.Type == reflect.TypeFor[time.Duration]() {
+				lines += "  " + f.Tag.Get("yaml") + ": soon\n"
+				want = append(want, section.Tag.Get("yaml")+"."+f.Tag.Get("yaml")+": want a time span such as 5m or 0s")
+			}
+		}
+		if lines != "" {
+			text.WriteString(section.Tag.Get("yaml") + ":\n" + lines)
+		}
+	}
+	_, err := Load(write(t, text.String()))
+	if err == nil {
+		t.Fatal("accepted")
+	}
+	for _, w := range want {
+		if !strings.Contains(err.Error(), w) {
+			t.Errorf("%v\nlacks %q", err, w)
+		}
+	}
+	if lines := strings.Count(err.Error(), "\n") + 1; lines != len(want) {
+		t.Errorf("%d faults of %d time spans:\n%v", lines, len(want), err)
+	}
+	if _, err := Load(write(t, "gateway: {max_wait: soon}\n")); err == nil || strings.Contains(err.Error(), "gateway.wait") {
+		t.Errorf("bound of another: %v", err)
+	}
+}
+
+// What browsers take is taken, in capitals too.
+func TestCookieDomain(t *testing.T) {
+	for domain, origin := range map[string]string{
+		"example.com": "https://login.example.com", "Example.COM": "https://example.com:8443", "login.example.com": "https://LOGIN.example.com",
+		"localhost": "http://localhost:8080", "xn--eckwd4c7c.jp": "",
+	} {
+		c, err := Load(write(t, fmt.Sprintf("gateway: {url: %q, cookie_domain: %q}\n", origin, domain)))
+		if err != nil || c.Gateway.CookieDomain != strings.ToLower(domain) {
+			t.Errorf("%s for %s: %v", domain, origin, err)
+		}
+	}
+}
+
+// A gateway of the name of anybody else on the bus would share its seed.
+func TestGatewaysHaveNamesOfTheirOwn(t *testing.T) {
+	for _, u := range bus.Users(nil) {
+		if _, err := Load(write(t, "bus: {gateways: ["+u.Name+"]}\n")); err == nil || !strings.Contains(err.Error(), ":1: bus.gateways[0]") {
+			t.Errorf("%s: %v", u.Name, err)
 		}
 	}
 }
@@ -299,7 +380,7 @@ push:
 	if err := Default().FillProviders(path + ".missing"); err != nil {
 		t.Errorf("missing file: %v", err)
 	}
-	if err := Default().FillProviders(write(t, "sms:\n  provider: []\n")); err == nil || !strings.Contains(err.Error(), ":2: provider") {
+	if err := Default().FillProviders(write(t, "sms:\n  provider: []\n")); err == nil || !strings.Contains(err.Error(), ":2: sms.provider:") {
 		t.Errorf("unknown key: %v", err)
 	}
 	if err := Default().FillProviders(write(t, "risk:\n  url: ftp://x\n")); err == nil || !strings.Contains(err.Error(), ":2: risk.url") {

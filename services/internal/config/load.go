@@ -5,17 +5,18 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"net/netip"
 	"os"
 	"path/filepath"
-	"reflect"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/goccy/go-yaml"
 	"github.com/goccy/go-yaml/ast"
-	"github.com/goccy/go-yaml/parser"
+
+	"github.com/sekisho/sekisho/services/internal/yamlfile"
 )
 
 // Load reads a file over [Default]; an empty path gives the defaults.
@@ -101,9 +102,10 @@ func (s *SMS) nameProviders() {
 	}
 }
 
-// normalize turns origins and networks into the form in which they are compared. What is neither stays, for check to refuse.
+// normalize turns origins, networks and the domain into the form in which they are compared. What is neither stays, for check to refuse.
 func (g *Gateway) normalize() {
 	g.URL = cmp.Or(origin(g.URL), g.URL)
+	g.CookieDomain = strings.ToLower(g.CookieDomain)
 	for i, s := range g.Origins {
 		g.Origins[i] = cmp.Or(origin(s), s)
 	}
@@ -117,7 +119,7 @@ func (g *Gateway) normalize() {
 
 // resolve makes the names of secret files absolute.
 func (c *Config) resolve(path string) (err error) {
-	files := []*string{&c.Risk.SignatureFile, &c.Push.FCM.KeyFile, &c.Push.Mamoru.TokenFile}
+	files := []*string{&c.Password.Blocklist, &c.Risk.SignatureFile, &c.Push.FCM.KeyFile, &c.Push.Mamoru.TokenFile}
 	for i := range c.SMS.Providers {
 		files = append(files, &c.SMS.Providers[i].TokenFile)
 	}
@@ -138,22 +140,41 @@ func beside(path, name string) (string, error) {
 
 // decode reads a file strictly into dst. A key without a value changes nothing.
 func decode(path string, data []byte, dst any) (*ast.File, error) {
-	file, err := parser.ParseBytes(data, 0)
+	file, err := yamlfile.Parse(path, data)
 	if err != nil {
-		return nil, located(path, err)
-	}
-	if len(file.Docs) > 1 {
-		return nil, fmt.Errorf("config: %s:%d: a second document", path, file.Docs[1].GetToken().Position.Line)
+		return nil, fmt.Errorf("config: %w", err)
 	}
 	for _, doc := range file.Docs {
 		if doc.Body = dropNulls(doc.Body); doc.Body == nil {
 			continue
 		}
-		if err := yaml.NodeToValue(doc.Body, dst, yaml.Strict()); err != nil {
-			return nil, located(path, err)
+		// No setting is a fraction, and the library would cut one off.
+		if fractions := ast.Filter(ast.FloatType, doc.Body); len(fractions) > 0 {
+			token := fractions[0].GetToken()
+			return nil, fmt.Errorf("config: %s:%d: %s: %s: want a whole number, or quotes around a text",
+				path, token.Position.Line, yamlfile.Key(fractions[0]), token.Value)
 		}
 	}
+	if err := yamlfile.Decode(path, file, dst, yaml.CustomUnmarshaler(readSpan)); err != nil {
+		return nil, fmt.Errorf("config: %w", err)
+	}
 	return file, nil
+}
+
+// noSpan is what stands for a time span that can not be read, which [checker.span] reports with its line: an error of readSpan has none.
+const noSpan = time.Duration(math.MinInt64)
+
+func readSpan(span *time.Duration, text []byte) error {
+	var value any
+	err := yaml.Unmarshal(text, &value)
+	s, ok := value.(string)
+	if err == nil && ok {
+		*span, err = time.ParseDuration(s)
+	}
+	if err != nil || !ok {
+		*span = noSpan
+	}
+	return nil
 }
 
 // dropNulls removes keys without a value, whose settings the decoder would make zero. It returns nil for a mapping that is empty then.
@@ -176,20 +197,6 @@ func dropNulls(node ast.Node) ast.Node {
 	}
 	return node
 }
-
-// located says where an error of the YAML library is, and its message alone, since the library's own text quotes the lines around it.
-func located(path string, err error) error {
-	if at, ok := errors.AsType[yaml.Error](err); ok && at.GetToken() != nil {
-		token := at.GetToken()
-		if wrong, ok := errors.AsType[*yaml.TypeError](err); ok && wrong.DstType == reflect.TypeFor[time.Duration]() {
-			return fmt.Errorf("config: %s:%d: %s: want a time span such as 5m or 0s", path, token.Position.Line, token.Value)
-		}
-		return fmt.Errorf("config: %s:%d: %s: %s", path, token.Position.Line, cmp.Or(token.Value, "value"), firstLine(at.GetMessage()))
-	}
-	return fmt.Errorf("config: %s: %s", path, firstLine(err.Error()))
-}
-
-func firstLine(s string) string { line, _, _ := strings.Cut(s, "\n"); return line }
 
 // check reports every value that is out of its bounds, each with its line.
 func (c *Config) check(path string, file *ast.File) error {

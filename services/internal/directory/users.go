@@ -54,7 +54,7 @@ func NewUsers(outbox *Outbox) *Users { return &Users{db: outbox.db, now: outbox.
 
 const selectUser = `
 	SELECT u.id, u.name, u.locale, u.primary_method, u.enabled, u.locked, coalesce(h.number, ''), p.user_id IS NOT NULL,
-	       EXISTS (SELECT FROM directory.devices d WHERE d.user_id = u.id), u.created_at, u.changed_at
+	       (SELECT true FROM directory.devices d WHERE d.user_id = u.id LIMIT 1) IS NOT NULL, u.created_at, u.changed_at
 	FROM directory.users u
 	LEFT JOIN directory.phones h ON h.user_id = u.id
 	LEFT JOIN directory.passwords p ON p.user_id = u.id `

@@ -1,11 +1,9 @@
 package policy
 
 import (
-	"bytes"
 	"cmp"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"slices"
 	"strings"
@@ -13,9 +11,9 @@ import (
 
 	"github.com/goccy/go-yaml"
 	"github.com/goccy/go-yaml/ast"
-	"github.com/goccy/go-yaml/parser"
 
 	"github.com/sekisho/sekisho/events"
+	"github.com/sekisho/sekisho/services/internal/yamlfile"
 )
 
 // UnmarshalYAML reads an app over the defaults: a key that is left out means the careful choice.
@@ -35,19 +33,16 @@ func (a *App) UnmarshalYAML(unmarshal func(any) error) error {
 
 func parse(path string, data []byte) (*Policy, error) {
 	p := new(Policy)
-	if err := yaml.NewDecoder(bytes.NewReader(data), yaml.Strict()).Decode(p); err != nil && !errors.Is(err, io.EOF) {
-		if at, ok := errors.AsType[yaml.Error](err); ok && at.GetToken() != nil {
-			return nil, fmt.Errorf("policy: %s:%d: %s: %s", path, at.GetToken().Position.Line, at.GetToken().Value, at.GetMessage())
-		}
-		return nil, fmt.Errorf("policy: %s: %w", path, err)
+	file, err := yamlfile.Parse(path, data)
+	if err == nil {
+		err = yamlfile.Decode(path, file, p)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("policy: %w", err)
 	}
 	found := p.normalize()
 	if len(found) == 0 {
 		return p, p.seal()
-	}
-	file, err := parser.ParseBytes(data, 0)
-	if err != nil {
-		return nil, fmt.Errorf("policy: %s: %w", path, err)
 	}
 	errs := make([]error, len(found))
 	for i, f := range found {
