@@ -2,7 +2,7 @@
 //
 //	<user>.nk             seed of a NATS user: a worker, a gateway, viewer, operator or setup
 //	postgres.json         passwords of the PostgreSQL roles
-//	keys/<name>.key       secret keys of 32 bytes, in hexadecimal
+//	keys/<name>.key       secret keys of 32 bytes, in hexadecimal; a gateway's may have several, see [Folder.Keys]
 //	keys/<name>.pem       private keys that sign, P-256 (PKCS #8): vapid.pem
 //	sealing/<worker>.json private sealing keys of a worker, newest last
 //	keys.json             public sealing keys, for senders
@@ -32,16 +32,23 @@ import (
 	"syscall"
 
 	"github.com/nats-io/nkeys"
+	"github.com/rs/zerolog"
 )
 
 // KeySize is the length of the keys that [Folder.Key] gives, in bytes.
 const KeySize = 32
 
 // A Folder is a folder of credentials.
-type Folder struct{ dir string }
+type Folder struct {
+	dir string
+	log zerolog.Logger // without [Folder.Logged] it says nothing
+}
 
 // Open names a folder. It need not exist before [Folder.Ensure].
-func Open(dir string) *Folder { return &Folder{dir} }
+func Open(dir string) *Folder { return &Folder{dir: dir} }
+
+// Logged is the same folder, which says what becomes of its sealing keys.
+func (f *Folder) Logged(log zerolog.Logger) *Folder { return &Folder{f.dir, log} }
 
 // Contents says for whom a folder is made. Sealing keys are added by [Folder.RotateSealing].
 type Contents struct {
@@ -204,18 +211,35 @@ func (f *Folder) Password(role string) (string, error) {
 	return passwords[role], nil
 }
 
-// Key is a secret key of [KeySize] bytes: "code" of the codes in text messages, "gateway-<name>" of a gateway's cookies and tokens,
-// "directory" of the stand-ins for users who do not exist, "risk" of the networks that users log in from.
+// Key is a secret key of [KeySize] bytes: "code" of the codes in text messages, "directory" of the stand-ins for users who do not exist,
+// "risk" of the networks that users log in from.
 func (f *Folder) Key(name string) ([]byte, error) {
+	keys, err := f.Keys(name)
+	if err != nil {
+		return nil, err
+	}
+	if len(keys) > 1 {
+		return nil, fmt.Errorf("credentials: key %s: %d lines, and it has no successors: want one", name, len(keys))
+	}
+	return keys[0], nil
+}
+
+// Keys are the keys of a file, one a line, of which the first is in use and the others are still, or already, believed: "gateway-<name>" of
+// a gateway's cookies and tokens.
+func (f *Folder) Keys(name string) ([][]byte, error) {
 	text, err := f.read(filepath.Join("keys", name+".key"))
 	if err != nil {
 		return nil, err
 	}
-	key, err := hex.DecodeString(strings.TrimSpace(string(text)))
-	if err != nil || len(key) != KeySize {
-		return nil, fmt.Errorf("credentials: key %s: want %d bytes in hexadecimal", name, KeySize)
+	var keys [][]byte
+	for i, line := range strings.Split(strings.TrimSpace(string(text)), "\n") {
+		key, err := hex.DecodeString(strings.TrimSpace(line))
+		if err != nil || len(key) != KeySize {
+			return nil, fmt.Errorf("credentials: key %s: line %d: want %d bytes in hexadecimal", name, i+1, KeySize)
+		}
+		keys = append(keys, key)
 	}
-	return key, nil
+	return keys, nil
 }
 
 // Providers is the path of the file that [config.Config.FillProviders] reads.

@@ -9,6 +9,7 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"io/fs"
 	"maps"
 	"os"
@@ -165,6 +166,31 @@ func TestSigningKey(t *testing.T) {
 		if _, err := f.SigningKey("vapid"); err == nil || strings.Contains(err.Error(), "secret") {
 			t.Errorf("%s: %v", what, err)
 		}
+	}
+}
+
+func TestKeysOfAFile(t *testing.T) {
+	f := ensured(t)
+	first, err := f.Key("code")
+	if err != nil {
+		t.Fatal(err)
+	}
+	second := bytes.Repeat([]byte{7}, KeySize)
+	if err := f.Write("keys/code.key", fmt.Appendf(nil, "%x\r\n%X\n\n", second, first)); err != nil {
+		t.Fatal(err)
+	}
+	keys, err := f.Keys("code")
+	if err != nil || len(keys) != 2 || !bytes.Equal(keys[0], second) || !bytes.Equal(keys[1], first) {
+		t.Errorf("keys %x, %v", keys, err)
+	}
+	if _, err := f.Key("code"); err == nil || !strings.Contains(err.Error(), "2 lines") {
+		t.Errorf("a second key where one is used: %v", err)
+	}
+	if err := f.Write("keys/code.key", fmt.Appendf(nil, "%x\nhunter2\n", first)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.Keys("code"); err == nil || !strings.Contains(err.Error(), "line 2") || strings.Contains(err.Error(), "hunter2") {
+		t.Errorf("a broken line: %v", err)
 	}
 }
 

@@ -66,27 +66,39 @@ func (f *Folder) rotate(worker string, now time.Time, rotate time.Duration) ([]s
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
-	before := slices.Clone(keys)
+	var changes []keyChange
 	if n := len(keys); n == 0 || now.Sub(keys[n-1].Created) >= rotate {
 		public, private, err := events.GenerateKey(worker, now.Format("20060102T150405Z-")+rand.Text()[:8])
 		if err != nil {
 			return nil, err
 		}
 		keys = append(keys, sealingKey{PrivateKey: private, Public: public.Key, Created: now})
+		changes = append(changes, keyChange{private.ID, "made"})
 	}
 	for i := range keys {
 		if keys[i].Published.IsZero() && (len(keys) == 1 || now.Sub(keys[i].Created) >= settle) {
 			keys[i].Published = now
+			changes = append(changes, keyChange{keys[i].ID, "published"})
 		}
 	}
 	for len(keys) > 1 && !keys[1].Published.IsZero() && now.Sub(keys[1].Published) >= overlap {
+		changes = append(changes, keyChange{keys[0].ID, "destroyed"})
 		keys = keys[1:]
 	}
-	if reflect.DeepEqual(keys, before) {
+	if len(changes) == 0 {
 		return keys, nil
 	}
-	return keys, f.writeJSON(filepath.Join("sealing", worker+".json"), keys)
+	if err := f.writeJSON(filepath.Join("sealing", worker+".json"), keys); err != nil {
+		return nil, err
+	}
+	for _, c := range changes {
+		f.log.Info().Str("worker", worker).Str("key", c.key).Msg("sealing key " + c.what)
+	}
+	return keys, nil
 }
+
+// A keyChange is what becomes of one sealing key.
+type keyChange struct{ key, what string }
 
 func (f *Folder) sealingKeys(worker string) ([]sealingKey, error) {
 	var keys []sealingKey

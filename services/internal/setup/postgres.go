@@ -50,7 +50,8 @@ func Postgres(ctx context.Context, address string, folder *credentials.Folder, l
 	return nil
 }
 
-// setPassword changes a role's password unless it is that already.
+// setPassword lets a role log in with a password, unless it can already. That may lack as well: a dump of roles has it in a statement that
+// an admin who is no superuser may not make.
 func setPassword(ctx context.Context, conn *pgx.Conn, role, password string) error {
 	as := conn.Config().Copy()
 	as.User, as.Password = role, password
@@ -64,7 +65,7 @@ func setPassword(ctx context.Context, conn *pgx.Conn, role, password string) err
 		return err
 	}
 	var statement string // ALTER ROLE takes no parameters; the server itself quotes them
-	if err := conn.QueryRow(ctx, "SELECT format('ALTER ROLE %I PASSWORD %L', $1::text, $2::text)", role, secret).Scan(&statement); err != nil {
+	if err := conn.QueryRow(ctx, "SELECT format('ALTER ROLE %I LOGIN PASSWORD %L', $1::text, $2::text)", role, secret).Scan(&statement); err != nil {
 		return err
 	}
 	_, err = conn.Exec(ctx, statement)

@@ -79,9 +79,10 @@ func NATS(ctx context.Context, nc *nats.Conn, cfg *config.Config, folder *creden
 // rotateEvery is the time between two looks at the age of the sealing keys.
 const rotateEvery = 5 * time.Minute
 
-// KeepRotating calls [RotateKeys] at once and then now and then, until ctx ends. Any number of processes may do so. Trouble is logged and
-// tried again.
+// KeepRotating calls [RotateKeys] at once and then now and then, until ctx ends. Any number of processes may do so. What it changes is
+// logged, and trouble, which is tried again.
 func KeepRotating(ctx context.Context, nc *nats.Conn, cfg *config.Config, folder *credentials.Folder, log zerolog.Logger) {
+	folder = folder.Logged(log)
 	tick := time.NewTicker(rotateEvery)
 	defer tick.Stop()
 	for {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -150,15 +151,30 @@ func TestNewPasswordsReplaceTheOld(t *testing.T) {
 	s.loginAs(t, "recorder")
 }
 
+// sql runs a statement as the admin.
+func (s *site) sql(t *testing.T, statement string) {
+	t.Helper()
+	admin, err := pgx.Connect(t.Context(), s.env.PostgresURL)
+	must(t, err)
+	defer admin.Close(context.WithoutCancel(t.Context()))
+	_, err = admin.Exec(t.Context(), statement)
+	must(t, err)
+}
+
+// A dump of roles that an admin has restored who is no superuser made them without the right to log in.
+func TestRolesMayLogInAfterwards(t *testing.T) {
+	s := newSite(t)
+	must(t, s.run(t.Context()))
+	s.sql(t, "ALTER ROLE recorder NOLOGIN")
+	must(t, s.run(t.Context()))
+	s.loginAs(t, "recorder")
+}
+
 // A dump that was restored before its roles has no rights, which is found here and not by each worker.
 func TestRolesWithoutRightsAreNamed(t *testing.T) {
 	s := newSite(t)
 	must(t, s.run(t.Context()))
-	admin, err := pgx.Connect(t.Context(), s.env.PostgresURL)
-	must(t, err)
-	defer admin.Close(context.WithoutCancel(t.Context()))
-	_, err = admin.Exec(t.Context(), "REVOKE ALL ON ALL TABLES IN SCHEMA audit, directory, sessions FROM recorder")
-	must(t, err)
+	s.sql(t, "REVOKE ALL ON ALL TABLES IN SCHEMA audit, directory, sessions FROM recorder")
 	if err := s.run(t.Context()); err == nil || !strings.Contains(err.Error(), "without rights: recorder;") {
 		t.Errorf("got %v", err)
 	}
@@ -246,9 +262,11 @@ func TestRotatedKeysReachTheBroker(t *testing.T) {
 	defer nc.Close()
 	before, err := s.folder.PublicKeys()
 	must(t, err)
-	later := time.Now().Add(s.cfg.Sealing.Rotate)
-	must(t, setup.RotateKeys(t.Context(), nc, s.cfg, s.folder, later))
-	must(t, setup.RotateKeys(t.Context(), nc, s.cfg, s.folder, later.Add(time.Hour)))
+	var log bytes.Buffer
+	folder, later := s.folder.Logged(zerolog.New(&log)), time.Now().Add(s.cfg.Sealing.Rotate)
+	for _, now := range []time.Time{later, later.Add(time.Hour), later.Add(time.Hour), later.Add(2 * time.Hour)} {
+		must(t, setup.RotateKeys(t.Context(), nc, s.cfg, folder, now))
+	}
 	after, err := s.folder.PublicKeys()
 	must(t, err)
 	keys, err := s.jetStream(t).Stream(t.Context(), "KEYS")
@@ -262,5 +280,14 @@ func TestRotatedKeysReachTheBroker(t *testing.T) {
 		if !strings.Contains(string(msg.Data), after[i].ID) {
 			t.Errorf("senders are told %s, want %s", msg.Data, after[i].ID)
 		}
+		for what, key := range map[string]string{"made": after[i].ID, "published": after[i].ID, "destroyed": before[i].ID} {
+			line := fmt.Sprintf(`{"level":"info","worker":%q,"key":%q,"message":"sealing key %s"}`+"\n", after[i].Recipient, key, what)
+			if strings.Count(log.String(), line) != 1 {
+				t.Errorf("the log has not once %s", line)
+			}
+		}
+	}
+	if lines := strings.Count(log.String(), "\n"); lines != 3*len(after) {
+		t.Errorf("%d lines about %d keys:\n%s", lines, len(after), log.String())
 	}
 }

@@ -5,9 +5,11 @@ import (
 	"errors"
 	"net/url"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
+	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 
 	"github.com/sekisho/sekisho/services/internal/bus"
@@ -18,6 +20,8 @@ import (
 const (
 	startWait = time.Minute      // for the database to start, recovery after a crash included
 	stopWait  = 20 * time.Second // for the database to write its checkpoint
+
+	brokerEvery = 3 * time.Second // how often the broker is looked at
 )
 
 // startServers starts the broker and the database that are not given, at the same time. What it has started before an error is for
@@ -33,7 +37,7 @@ func (u *up) startServers(ctx context.Context, fail func(error)) error {
 		starting.Go(func() { dbErr = u.startDatabase(ctx, fail) })
 	}
 	if u.natsURL = u.Environment.NATSURL; u.natsURL == "" {
-		starting.Go(func() { busErr = u.startBroker() })
+		starting.Go(func() { busErr = u.startBroker(ctx, fail) })
 	}
 	starting.Wait()
 	if err := errors.Join(busErr, dbErr); err != nil {
@@ -62,7 +66,7 @@ func (u *up) startDatabase(ctx context.Context, fail func(error)) error {
 	return nil
 }
 
-func (u *up) startBroker() error {
+func (u *up) startBroker(ctx context.Context, fail func(error)) error {
 	keys, err := setup.NKeys(u.Config, u.folder)
 	if err != nil {
 		return err
@@ -75,7 +79,33 @@ func (u *up) startBroker() error {
 	}
 	u.broker, u.natsURL = s, s.ClientURL()
 	u.natsOptions = []nats.Option{nats.InProcessServer(s)} // workers authenticate there like anybody else
+	go watchBroker(ctx, s, brokerEvery, fail)
 	return nil
+}
+
+// watchBroker tells when the broker stores no more, until ctx ends.
+func watchBroker(ctx context.Context, s *server.Server, every time.Duration, fail func(error)) {
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	for stores(s) {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+	fail(errors.New("the broker stores no more, most likely since its disk is full: free space and start again"))
+}
+
+// stores tells whether the broker stores what it is given. When a write fails, as on a full disk, it gives up that stream or all of JetStream
+// until it is started again, and goes on with everything else.
+func stores(s *server.Server) bool {
+	for _, e := range s.Healthz(&server.HealthzOptions{Details: true}).Errors {
+		if e.Type == server.HealthzErrorJetStream || strings.Contains(e.Error, "write error") { // the one sign of that
+			return false
+		}
+	}
+	return true
 }
 
 func (u *up) stopServers() (err error) {
