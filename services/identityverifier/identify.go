@@ -8,6 +8,8 @@ import (
 	"encoding/base32"
 	"encoding/hex"
 	"errors"
+	"regexp"
+	"slices"
 	"time"
 
 	"github.com/sekisho/sekisho/events"
@@ -22,11 +24,19 @@ const maxSkew = 2 * time.Minute
 // identify answers a request with identified or refused.
 func (v *verifier) identify(ctx context.Context, e *events.Event, requested *events.Requested) ([]*events.Event, error) {
 	answer, result, err := v.answer(ctx, e, requested)
-	if err != nil || result == nil {
-		return []*events.Event{answer}, err
+	switch {
+	case err != nil:
+		return nil, err
+	case result == nil:
+		return []*events.Event{answer}, nil
 	}
 	return nil, v.claims.Finish(ctx, *result, func() error { return v.bus.Store(ctx, e, answer) })
 }
+
+// userID matches what can be a user's opaque id. What a gateway names besides shares a statement with other gateways' logins, which it must not fail.
+var userID = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
+
+const maxDeviceUsers = 16 // users that a browser remembers, at most; our own gateway keeps five
 
 // answer finds out who it is. result is what is to be finished, nil where no attempt with a password was counted.
 func (v *verifier) answer(ctx context.Context, e *events.Event, requested *events.Requested) (answer *events.Event, result *directory.Result, err error) {
@@ -45,7 +55,8 @@ func (v *verifier) answer(ctx context.Context, e *events.Event, requested *event
 	if err != nil {
 		name = "" // nobody; looked up like any other
 	}
-	who := directory.Who{Name: name, Device: deviceHash(identity.Device), DeviceUsers: identity.DeviceUsers}
+	users := slices.DeleteFunc(identity.DeviceUsers, func(id string) bool { return !userID.MatchString(id) })
+	who := directory.Who{Name: name, Device: deviceHash(identity.Device), DeviceUsers: users[:min(len(users), maxDeviceUsers)]}
 	name = cmp.Or(name, identity.User)
 
 	var account *directory.Account

@@ -404,6 +404,10 @@ func TestGuessingLocksTheUserAndNotTheDevice(t *testing.T) {
 	if got := says(w.request(events.Password, owner)); got != "identified" {
 		t.Errorf("right password from the owner's browser: %s", got)
 	}
+	odd := events.Identity{User: "alice", Password: password, Device: "browser", DeviceUsers: []string{"\x00", "a b", w.ids["alice"]}}
+	if got := says(w.request(events.Password, odd)); got != "identified" {
+		t.Errorf("right password from the owner's browser, beside what no user can be: %s", got)
+	}
 	liar := events.Identity{User: "alice", Password: password, Device: "browser", DeviceUsers: []string{w.ids["bob"]}}
 	if got := says(w.request(events.Password, liar)); got != "locked" {
 		t.Errorf("right password from a browser that alice did not log in with: %s", got)

@@ -97,12 +97,12 @@ func (n *networks) visit(user, ip string) (visit, bool) {
 	return visit{user, [sha256.Size]byte(mac.Sum(nil))}, true
 }
 
-// known tells whether the user was granted a login in the network of an address before; login is the one to be assessed. Where the
-// address is not told nothing counts as unknown.
+// known tells whether the user was granted a login in the network of an address before; login is the one to be assessed. Where none
+// is told nothing counts as unknown; what is told and is no address is unknown, so that somebody notices.
 func (n *networks) known(ctx context.Context, login events.Login, user, ip string) (bool, error) {
 	v, ok := n.visit(user, ip)
 	if !ok {
-		return true, nil
+		return ip == "", nil
 	}
 	until, _ := n.lately.Get(v)
 	if !n.now().Before(until) {

@@ -93,7 +93,7 @@ func TestUnknownEnvironment(t *testing.T) {
 		{"the same site", "2001:db8:1:ffff::1", nil, events.Granted, false},
 		{"another site", "2001:db8:2::1", nil, events.Failed, true},
 		{"a gateway that does not tell", "", nil, events.Granted, false},
-		{"a gateway that tells nonsense", "home", nil, events.Granted, false},
+		{"a gateway that tells nonsense", "192.0.2.7:1234", nil, events.Granted, true},
 		{"a browser that is new, and nothing else is told", "", []func(events.Login, *events.Identified){fresh}, events.Granted, true},
 		{"a decoy", "203.0.113.1", []func(events.Login, *events.Identified){decoy}, events.Failed, false},
 	} {

@@ -133,7 +133,7 @@ func (l *login) mayBegin(app *policy.App, now time.Time) bool {
 		counted := len(app.Counted(s.AMR))
 		return app.Honors(now.Sub(s.AuthTime)) && counted > 0 && counted <= len(events.Factors)
 	}
-	return app.Accepts(l.identified.Primary) && (l.requested == nil || app.Accepts(l.requested.Method))
+	return app.Accepts(l.identified.Primary)
 }
 
 // stepUp is how many factors a login needs that steps up from a session: one more than that has, so that no session comes

@@ -1,6 +1,6 @@
 // Package sessionissuer is the worker that decides what comes next in every login, and issues the session.
 //
-//	consumes   assessed, refused, verified, rejected, undelivered, chosen, cancelled, lapsed, timer
+//	consumes   assessed, refused, verified, rejected, undelivered, chosen, cancelled, lapsed, timer; session.revoked
 //	publishes  wanted, closed; session.revoked of a session that was stepped up from
 //	owns       policy, the decision, session rows
 //
@@ -64,6 +64,7 @@ func Build(_ context.Context, env *runtime.Env) (*runtime.Worker, error) {
 			on[*events.Undelivered](w), on[*events.Chosen](w), on[*events.Cancelled](w), on[*events.Lapsed](w),
 			bus.OnTimer(w.due),
 		},
+		Run:    []func(context.Context) error{w.follow},
 		Reload: policies.Reload,
 		Close:  func() { w.accounts.Close(); w.sessions.Close() },
 	}, nil

@@ -1,10 +1,13 @@
 package sessionissuer
 
 import (
+	"context"
 	"errors"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -196,6 +199,53 @@ func TestLockedOnTheWay(t *testing.T) {
 	}
 }
 
+// A login is granted only to the account that it found: whoever has the old password, or phone, may have begun it.
+func TestChangedOnTheWay(t *testing.T) {
+	place := newPlace(t)
+	place.issuer(t)
+	begin := func() *player {
+		p := place.login(t)
+		p.request(time.Now().Add(time.Minute))
+		p.say("identityverifier", 0, &events.Identified{App: "demo", User: p.user, Primary: events.Password, Generation: 1, Deadline: p.deadline})
+		p.say("riskassessor", 0, &events.Assessed{Verdict: events.OK})
+		return p
+	}
+	if c := begin().closed(); c.Outcome != events.Granted {
+		t.Fatalf("closed: %+v", c)
+	}
+	if _, err := place.users.Change(t.Context(), place.user, directory.Change{PasswordHash: new("another")}); err != nil {
+		t.Fatal(err)
+	}
+	p := begin()
+	if c := p.closed(); c.Outcome != events.Denied || c.Decision.Facts.Enabled || p.hasSession() {
+		t.Errorf("closed: %+v", c)
+	}
+}
+
+// A session has the verdict of its login, and none where nobody could be asked for one.
+func TestVerdictOfASession(t *testing.T) {
+	place := newPlace(t)
+	place.issuer(t)
+	for _, assessed := range []events.Assessed{{Verdict: events.Review}, {Verdict: events.Review, Degraded: true}} {
+		p := place.login(t)
+		p.request(time.Now().Add(time.Minute))
+		p.say("identityverifier", 0, &events.Identified{App: "demo", User: p.user, Primary: events.Password, Factors: []events.Factor{events.SMS}, Deadline: p.deadline})
+		p.say("riskassessor", 0, &assessed)
+		place.broker.Await(t, p.login, events.StepWanted, 1)
+		p.say("otpvalidator", 1, &events.Verified{Factor: events.SMS, Authenticator: "a"})
+		if c := p.closed(); c.Outcome != events.Granted {
+			t.Fatalf("closed: %+v", c)
+		}
+		s, err := place.sessions.Get(t.Context(), p.login)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if (s.Verdict == "") != assessed.Degraded {
+			t.Errorf("verdict %q, assessed %+v", s.Verdict, assessed)
+		}
+	}
+}
+
 // A locked user is challenged no more, once identityverifier's word for the account has got old.
 func TestLockedBeforeTheChallenge(t *testing.T) {
 	place := newPlace(t)
@@ -265,8 +315,13 @@ func TestStepUp(t *testing.T) {
 	if c.Outcome != events.Granted || !slices.Equal(c.AMR, []string{"pwd", "sms"}) || c.ACR != "2fa" || time.Since(c.AuthTime) < time.Hour {
 		t.Errorf("closed: %+v", c)
 	}
-	if subject := <-revoked; subject != "deliver.web.revoked."+first.login.ID {
-		t.Errorf("heard %s", subject)
+	select {
+	case subject := <-revoked:
+		if subject != "deliver.web.revoked."+first.login.ID {
+			t.Errorf("heard %s", subject)
+		}
+	case <-time.After(20 * time.Second):
+		t.Error("nobody was told that the old session has ended")
 	}
 	if place.lives(t, first.login) || !place.lives(t, two.login) {
 		t.Error("the old session lives, or the new one does not")
@@ -295,6 +350,29 @@ func TestStepUpIsFinishedByAnother(t *testing.T) {
 		AuthTime: now, Expires: now.Add(time.Hour), Decision: events.Decision{Policy: "p", After: "x", Facts: events.Facts{Now: now, Enabled: true}}})
 	place.issuer(t)
 	testenv.Eventually(t, "the old session has ended", func() bool { return !place.lives(t, first.login) })
+}
+
+// TestRevokedOnTheBus: a gateway without the database ends a session by the signal alone.
+func TestRevokedOnTheBus(t *testing.T) {
+	place := newPlace(t)
+	p := place.login(t)
+	p.insert()
+	ctx, stop := context.WithCancel(t.Context())
+	var following sync.WaitGroup
+	defer following.Wait()
+	defer stop()
+	following.Go(func() {
+		if err := place.issuer(t).Run[0](ctx); err != nil {
+			t.Error(err)
+		}
+	})
+	web := place.broker.Dial(t, "web")
+	for _, id := range []string{"nobody", testenv.NewLogin(t, "web").ID, p.login.ID} { // what is no session holds up nothing
+		if reply, err := web.Request("session.revoked.web."+id, nil, 10*time.Second); err != nil || !strings.Contains(string(reply.Data), `"seq"`) {
+			t.Fatalf("%s: %v", id, err)
+		}
+	}
+	testenv.Eventually(t, "the record says that the session has ended", func() bool { return !place.lives(t, p.login) })
 }
 
 // TestAnotherEndingWins: what an instance has inserted before it died is taken back when the login ends otherwise.

@@ -1,9 +1,12 @@
 package bus_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"net"
 	"net/url"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -15,6 +18,16 @@ import (
 	"github.com/sekisho/sekisho/services/internal/bus"
 	"github.com/sekisho/sekisho/services/internal/testenv"
 )
+
+// comes waits for a signal.
+func comes(t *testing.T, what string, signal <-chan struct{}) {
+	t.Helper()
+	select {
+	case <-signal:
+	case <-time.After(20 * time.Second):
+		t.Fatalf("%s: nothing came", what)
+	}
+}
 
 // A worker that is told to stop while the broker is away has nothing to wait for.
 func TestStopWhileTheBusIsAway(t *testing.T) {
@@ -28,9 +41,9 @@ func TestStopWhileTheBusIsAway(t *testing.T) {
 		return nil, nil
 	}))
 	broker.Publish(t, wanted(t, soon()))
-	<-handled
+	comes(t, "the event", handled)
 	broker.Server.Shutdown()
-	<-gone
+	comes(t, "that the broker is away", gone)
 	stopped := make(chan struct{})
 	go func() { stop(); close(stopped) }()
 	select {
@@ -38,6 +51,23 @@ func TestStopWhileTheBusIsAway(t *testing.T) {
 	case <-time.After(5 * time.Second): // to drain takes ten
 		t.Error("it waits for a broker that is away")
 		<-stopped
+	}
+}
+
+// A change of an account is not kept for later: whoever made it tries again.
+func TestAccountWhileTheBusIsAway(t *testing.T) {
+	broker := testenv.NATS(t)
+	gone := make(chan struct{}, 100)
+	b := broker.Bus(t, "console", func(cfg *bus.Config) {
+		cfg.Options = append(cfg.Options, nats.ReconnectErrHandler(func(*nats.Conn, error) { gone <- struct{}{} }))
+	})
+	broker.Server.Shutdown()
+	comes(t, "that the broker is away", gone)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	err := b.Account(ctx, bus.AccountEvent{ID: "x", Source: "console", Kind: "locked", User: "u1", Time: time.Now()})
+	if !errors.Is(err, nats.ErrDisconnected) {
+		t.Errorf("account: %v", err)
 	}
 }
 
@@ -83,7 +113,7 @@ func TestWrongUsersForAMoment(t *testing.T) {
 		return pair
 	}))
 	for range 3 { // the client gives up after two, unless it is told not to
-		<-refused
+		comes(t, "a refusal", refused)
 	}
 	restart(keys(func(user string) nkeys.KeyPair {
 		pair, err := nkeys.FromSeed(broker.Seeds[user])
@@ -92,5 +122,61 @@ func TestWrongUsersForAMoment(t *testing.T) {
 		}
 		return pair
 	}))
+	comes(t, "the connection", back)
+}
+
+// A broker that holds the connection and answers nothing is not one to be ready with.
+func TestUnseenWhileTheBrokerHangs(t *testing.T) {
+	broker := testenv.NATS(t)
+	dialer, back := &deafDialer{}, make(chan struct{}, 1)
+	b := broker.Bus(t, "smsdispatcher", func(cfg *bus.Config) {
+		cfg.Options = []nats.Option{nats.SetCustomDialer(dialer), nats.ReconnectWait(time.Millisecond), nats.ReconnectJitter(0, 0),
+			nats.ReconnectHandler(func(*nats.Conn) { back <- struct{}{} })}
+	})
+	handled := make(chan struct{}, 1)
+	testenv.Start(t, b, bus.On(func(context.Context, *events.Event, *events.Wanted) ([]*events.Event, error) {
+		handled <- struct{}{}
+		return nil, nil
+	}))
+	broker.Publish(t, wanted(t, soon()))
+	<-handled
+	dialer.deaf.Store(true)
+	if err := b.Conn().ForceReconnect(); err != nil { // it looks at once then
+		t.Fatal(err)
+	}
 	<-back
+	testenv.Eventually(t, "the consumer is unseen", func() bool { return b.Unseen() != nil })
+	if !b.Conn().IsConnected() {
+		t.Error("the connection is lost, which tells nothing")
+	}
+	dialer.deaf.Store(false)
+	testenv.Eventually(t, "it is seen again", func() bool { return b.Unseen() == nil })
+}
+
+// deafDialer makes connections on which, while deaf, requests for the state of a consumer vanish.
+type deafDialer struct{ deaf atomic.Bool }
+
+func (d *deafDialer) Dial(network, address string) (net.Conn, error) {
+	conn, err := net.Dial(network, address)
+	return &deafConn{conn, d}, err
+}
+
+type deafConn struct {
+	net.Conn
+	d *deafDialer
+}
+
+func (c *deafConn) Write(p []byte) (int, error) {
+	if c.d.deaf.Load() && bytes.Contains(p, []byte("CONSUMER.INFO")) {
+		return len(p), nil
+	}
+	return c.Conn.Write(p)
+}
+
+// To notice a broker that hangs takes 15 s, and no test should: so much for what it rests on.
+func TestPings(t *testing.T) {
+	o := testenv.NATS(t).Dial(t, "web").Opts
+	if took := o.PingInterval * time.Duration(o.MaxPingsOut+1); took > 15*time.Second {
+		t.Errorf("a broker that hangs is noticed after %v", took)
+	}
 }

@@ -29,6 +29,7 @@ type follower struct {
 	js           jetstream.JetStream
 	stream, name string
 	consumer     jetstream.Consumer
+	timeout      time.Duration // of one run of fn
 
 	// A worker that follows its streams alone settles a batch with one request: everything up to done is settled then. done is
 	// known only while placed. Otherwise the broker is asked for the first message that is not settled.
@@ -38,9 +39,9 @@ type follower struct {
 
 // Batches hands whole streams of the table's row over in batches of at most `most` messages, waiting at most `wait` for
 // a batch to fill, until ctx ends. When fn returns nil the batch is settled, else it comes again; so fn must tolerate
-// repetitions.
+// repetitions. It has as long as a handler has: a connection that has gone silent must not hold up what comes after it.
 func (b *Bus) Batches(ctx context.Context, stream string, most int, wait time.Duration, fn func(ctx context.Context, batch []Stored) error) error {
-	f := &follower{js: b.js, stream: stream, name: batchConsumer(b.worker, stream), alone: alone(b.worker)}
+	f := &follower{js: b.js, stream: stream, name: batchConsumer(b.worker, stream), alone: alone(b.worker), timeout: b.batchTimeout}
 	var err error
 	if f.consumer, err = b.js.Consumer(ctx, stream, f.name); err != nil {
 		if ctx.Err() != nil {
@@ -87,7 +88,10 @@ func (f *follower) batch(ctx context.Context, most int, wait time.Duration, fn f
 		batch = append(batch, Stored{Stream: meta.Stream, Sequence: meta.Sequence.Stream, Pending: meta.NumPending, Time: meta.Timestamp,
 			Subject: m.Subject(), Header: m.Headers(), Data: m.Data()})
 	}
-	if err := fn(ctx, batch); err != nil {
+	run, cancel := context.WithTimeout(ctx, f.timeout)
+	err = fn(run, batch)
+	cancel()
+	if err != nil {
 		f.placed = false
 		for _, m := range messages {
 			_ = m.NakWithDelay(batchRetry) // the ack wait does the same later

@@ -287,3 +287,22 @@ func TestUnhurried(t *testing.T) {
 		t.Errorf("handled %d more, want each once", left)
 	}
 }
+
+// TestBatchThatHangs: what gets no answer, as from a database that has gone silent, ends and comes again.
+func TestBatchThatHangs(t *testing.T) {
+	broker := testenv.NATS(t)
+	b := broker.Bus(t, "recorder")
+	b.BatchTimeout(time.Millisecond)
+	account(t, broker, 1)
+	seen, once := newLog(), true
+	follow(t, b, func(ctx context.Context, batch []bus.Stored) error {
+		if once {
+			once = false
+			<-ctx.Done()
+			return ctx.Err()
+		}
+		seen.take(batch)
+		return nil
+	})
+	seen.await(t, 1)
+}

@@ -47,6 +47,8 @@ type Bus struct {
 	now     func() time.Time
 	metrics *metrics
 	unseen  sync.Map // step → error, of consumers
+
+	batchTimeout time.Duration // of one batch; tests shorten it
 }
 
 // Connect connects a worker and reconnects for ever. It fails when there is no broker now; the caller retries.
@@ -70,7 +72,8 @@ func Connect(cfg Config) (*Bus, error) {
 		nc.Close()
 		return nil, fmt.Errorf("bus: %w", err)
 	}
-	return &Bus{worker: cfg.Worker, nc: nc, js: js, getter: newGetter(nc), log: cfg.Log, now: cfg.Now, metrics: newMetrics(cfg.Metrics)}, nil
+	return &Bus{worker: cfg.Worker, nc: nc, js: js, getter: newGetter(nc), log: cfg.Log, now: cfg.Now, metrics: newMetrics(cfg.Metrics),
+		batchTimeout: defaultTimeout}, nil
 }
 
 // Dial connects a NATS user. A broker that asks for no credentials is accepted on a loopback address only: elsewhere
@@ -79,6 +82,8 @@ func Dial(address, user string, seed []byte, log zerolog.Logger, more ...nats.Op
 	options := append([]nats.Option{
 		nats.Name("sekisho " + user),
 		nats.CustomInboxPrefix(InboxPrefix(user)),
+		// A broker that hangs, or whose packets vanish, is left after some 15 s; by default it would be after more than four minutes.
+		nats.PingInterval(5 * time.Second), nats.MaxPingsOutstanding(2),
 		nats.IgnoreAuthErrorAbort(), // a broker that was given the wrong users for a moment is given the right ones again
 		nats.MaxReconnects(-1), nats.ReconnectWait(250 * time.Millisecond), nats.ReconnectJitter(250*time.Millisecond, time.Second),
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {

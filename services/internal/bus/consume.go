@@ -324,8 +324,8 @@ func (b *Bus) settle(ctx context.Context, in input, h Handler, e *events.Event, 
 	b.report(h, in, e, outcome, err, settled)
 }
 
-// beginning is the request that an input brings, also one that could not be read: nothing follows from what is buried, so its login
-// ends at once. It is nil for any other event.
+// beginning is the request that an input brings, or who made it, also one that could not be read: nothing follows from what is buried, so
+// its login ends at once. It is nil for any other event, after which the user can try again.
 func beginning(in input, e *events.Event) *events.Event {
 	if e == nil {
 		login, step, _, err := events.ParseSubject(in.Subject())
@@ -334,7 +334,7 @@ func beginning(in input, e *events.Event) *events.Event {
 		}
 		e = &events.Event{Login: login, Step: step}
 	}
-	if e.Step != events.StepRequested {
+	if e.Step != events.StepRequested && e.Step != events.StepIdentified {
 		return nil
 	}
 	return e
@@ -363,7 +363,11 @@ func (b *Bus) lapse(ctx context.Context, in input, e *events.Event) error {
 func (b *Bus) publishLapsed(ctx context.Context, e *events.Event, reason string) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleWait)
 	defer cancel()
-	return b.publishAll(ctx, e, []*events.Event{events.New(e.Login, 0, &events.Lapsed{Reason: reason})})
+	cause := e
+	if e.Data == nil { // nobody can read it, and a history that names it would never be whole
+		cause = nil
+	}
+	return b.publishAll(ctx, cause, []*events.Event{events.New(e.Login, 0, &events.Lapsed{Reason: reason})})
 }
 
 // Headers of a dead letter beside those of the event. Its subject is dead.<worker>.<subject of the event>.

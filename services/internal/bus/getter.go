@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+
+	"github.com/sekisho/sekisho/events"
 )
 
 // A getter reads many messages of LOGIN with one batched direct get (ADR-31). All readers of a connection share one subscription, as nats.go's
@@ -112,7 +114,7 @@ func (g *getter) hear(msg *nats.Msg) {
 	if r == nil {
 		return // nobody waits any more
 	}
-	if msg.Header.Get(subjectHeader) != "" { // the broker sets it on what it has stored, whatever a publisher wrote
+	if events.BrokerHeader(msg.Header, subjectHeader) != "" { // the broker sets it on what it has stored, whatever a publisher wrote
 		r.messages = append(r.messages, msg)
 		return
 	}
@@ -132,7 +134,7 @@ func (g *getter) hear(msg *nats.Msg) {
 // place is where a message of a direct get stands in its stream.
 func place(msg *nats.Msg) (subject string, sequence uint64, stored time.Time, err error) {
 	var errs [2]error
-	sequence, errs[0] = strconv.ParseUint(msg.Header.Get("Nats-Sequence"), 10, 64)
-	stored, errs[1] = time.Parse(time.RFC3339Nano, msg.Header.Get("Nats-Time-Stamp"))
-	return msg.Header.Get(subjectHeader), sequence, stored, errors.Join(errs[:]...)
+	sequence, errs[0] = strconv.ParseUint(events.BrokerHeader(msg.Header, "Nats-Sequence"), 10, 64)
+	stored, errs[1] = time.Parse(time.RFC3339Nano, events.BrokerHeader(msg.Header, "Nats-Time-Stamp"))
+	return events.BrokerHeader(msg.Header, subjectHeader), sequence, stored, errors.Join(errs[:]...)
 }

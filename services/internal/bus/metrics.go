@@ -52,6 +52,9 @@ const lagEvery = 15 * time.Second
 // unseenEvery is how soon a consumer is looked for again that could not be seen, and how long one look may take.
 const unseenEvery = time.Second
 
+// lostLooks is how many looks in a row get no answer until the consumer counts as unseen: one answer gets lost with the connection.
+const lostLooks = 3
+
 // Unseen is why one of the worker's consumers could not be seen when it was last looked at, nil if all could: the broker may have lost
 // its streams.
 func (b *Bus) Unseen() (err error) {
@@ -62,22 +65,28 @@ func (b *Bus) Unseen() (err error) {
 	return err
 }
 
-// watchLag keeps the lag of a consumer, and whether it is there, until the context ends.
+// watchLag keeps the lag of a consumer, and whether it is there, until the context ends. What went wrong is counted from here on.
 func (b *Bus) watchLag(ctx context.Context, name string, c jetstream.Consumer) {
+	for _, outcome := range []string{outcomeDead, outcomeFailed} {
+		b.metrics.events.WithLabelValues(name, outcome) // a counter that starts at 0 shows the first increase
+	}
 	back := b.nc.StatusChanged(nats.CONNECTED) // to a broker that may have lost its streams
 	defer b.nc.RemoveStatusListener(back)
-	for {
+	for lost := 0; ; {
 		look, cancel := context.WithTimeout(ctx, unseenEvery)
 		info, err := c.Info(look)
 		cancel()
 		again := unseenEvery
+		if lost++; !errors.Is(err, context.DeadlineExceeded) || !b.nc.IsConnected() { // whoever is not connected is not ready anyway
+			lost = 0
+		}
 		switch {
 		case err == nil:
 			again = lagEvery
 			b.metrics.lag.WithLabelValues(name).Set(float64(info.NumPending))
 			b.metrics.waiting.WithLabelValues(name).Set(float64(info.NumAckPending))
 			b.unseen.Delete(name)
-		case ctx.Err() == nil && !errors.Is(err, context.DeadlineExceeded): // an answer gets lost with the connection
+		case ctx.Err() == nil && (lost >= lostLooks || !errors.Is(err, context.DeadlineExceeded)):
 			b.metrics.lag.DeleteLabelValues(name)
 			b.metrics.waiting.DeleteLabelValues(name)
 			if _, known := b.unseen.Swap(name, fmt.Errorf("consumer %s: %w", c.CachedInfo().Name, err)); !known {

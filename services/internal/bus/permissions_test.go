@@ -3,6 +3,7 @@ package bus_test
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -43,7 +44,7 @@ var consumes = map[string][]string{
 	"riskassessor":     {"LOGIN.riskassessor-identified", "LOGIN.riskassessor-closed", "REDO.riskassessor-redo"},
 	"sessionissuer": {"LOGIN.sessionissuer-assessed", "LOGIN.sessionissuer-refused", "LOGIN.sessionissuer-verified", "LOGIN.sessionissuer-rejected",
 		"LOGIN.sessionissuer-undelivered", "LOGIN.sessionissuer-chosen", "LOGIN.sessionissuer-cancelled", "LOGIN.sessionissuer-lapsed",
-		"TIMER.sessionissuer-timer", "REDO.sessionissuer-redo"},
+		"TIMER.sessionissuer-timer", "SESSION.sessionissuer-session", "REDO.sessionissuer-redo"},
 	"smsdispatcher": {"LOGIN.smsdispatcher-wanted", "ACCOUNT.smsdispatcher-account", "REDO.smsdispatcher-redo"},
 	"pushnotifier":  {"LOGIN.pushnotifier-wanted", "LOGIN.pushnotifier-answered", "ACCOUNT.pushnotifier-account", "REDO.pushnotifier-redo"},
 	"otpvalidator":  {"LOGIN.otpvalidator-answered", "REDO.otpvalidator-redo"},
@@ -317,6 +318,46 @@ func TestHeadersGiveNoPower(t *testing.T) {
 	}
 	broker.Await(t, victim.Login, victim.Step, 0)
 	broker.Await(t, next.Login, next.Step, 0)
+}
+
+// A broker appends what it says of a message's place to what the publisher wrote there: only the last value is its own.
+func TestPublishersDoNotSayWhereAMessageStands(t *testing.T) {
+	broker := testenv.NATS(t)
+	web, reader := broker.Dial(t, "web"), broker.Bus(t, "sessionissuer")
+	for name, forged := range map[string]nats.Header{
+		"sequence": {"Nats-Sequence": {"x"}},
+		"time":     {"Nats-Time-Stamp": {"2001-01-01T00:00:00Z"}},
+		"end":      {"Status": {"204"}, "Nats-UpTo-Sequence": {"1"}},
+		"absent":   {"Status": {"404"}, "Nats-Stream": {""}},
+	} {
+		e := cancelled(t, "web")
+		msg, err := e.Message()
+		if err != nil {
+			t.Fatal(err)
+		}
+		maps.Copy(msg.Header, forged)
+		if reply, err := web.RequestMsg(msg, 5*time.Second); err != nil || strings.Contains(string(reply.Data), `"error"`) {
+			t.Fatalf("%s: %v", name, err)
+		}
+		lapse := events.New(e.Login, 0, &events.Lapsed{})
+		lapse.By, lapse.Time = "gateway/web", time.Now()
+		broker.Publish(t, lapse)
+		history, err := reader.Login(t.Context(), e.Login)
+		if err != nil || len(history) != 2 {
+			t.Errorf("%s: history %v, %v", name, history, err)
+			continue
+		}
+		one, err := broker.Bus(t, bus.UserViewer).Event(t.Context(), e.Login, events.StepCancelled, 0)
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		for _, read := range []*events.Event{history[0], one} {
+			if read.Sequence == 0 || read.Sequence >= history[1].Sequence || time.Since(read.Stored).Abs() > time.Minute {
+				t.Errorf("%s: at %d of %s", name, read.Sequence, read.Stored)
+			}
+		}
+	}
 }
 
 // Not even the one who provisions can delete or purge logins by mistake.

@@ -108,7 +108,7 @@ func ensureConsumer(ctx context.Context, js jetstream.JetStream, want Consumer) 
 }
 
 // serverSets are the settings that the broker fills in by itself when they are left open.
-var serverSets = []string{"metadata", "name", "max_waiting", "num_replicas", "replay_policy", "ack_wait", "max_ack_pending", "description"}
+var serverSets = []string{"name", "max_waiting", "num_replicas", "replay_policy", "ack_wait", "max_ack_pending", "description"}
 
 // differences compares settings in their wire form, so that a setting which a later version adds is seen too.
 func differences(what string, have, want any) error {
@@ -121,7 +121,7 @@ func differences(what string, have, want any) error {
 	}
 	var list []string
 	for _, k := range keys {
-		if string(h[k]) == string(w[k]) || (w[k] == nil && slices.Contains(serverSets, k)) || k == "metadata" {
+		if string(h[k]) == string(w[k]) || (w[k] == nil && slices.Contains(serverSets, k)) || k == "metadata" { // the broker adds its own
 			continue
 		}
 		list = append(list, fmt.Sprintf("%s is %s, want %s", k, orNone(h[k]), orNone(w[k])))

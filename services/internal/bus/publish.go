@@ -34,7 +34,7 @@ func (b *Bus) complete(cause, e *events.Event) {
 }
 
 // Publish stores an event that follows from cause (nil for none). When the subject is taken already, the event that is
-// stored is read back, and mine is false: for those who must know who won. When the login's
+// stored is read back, and mine is false: also if it is one's own, whose ack was lost. Who must know compares a nonce. When the login's
 // `lapsed` keeps a `closed` out, the error is a [RetryAfter] that wraps [ErrStale]: the history has changed, and with it what follows.
 func (b *Bus) Publish(ctx context.Context, cause, e *events.Event) (stored *events.Event, mine bool, err error) {
 	b.complete(cause, e)
@@ -77,8 +77,7 @@ func (b *Bus) publishAll(ctx context.Context, cause *events.Event, out []*events
 	return errors.Join(errs...)
 }
 
-// store publishes until there is an answer. A publish whose ack did not arrive is unknown: it is repeated, and the
-// stream takes it once. Of the two endings of a login, `lapsed` and `closed`, it takes the one that comes first.
+// store publishes an event. mine is false when its subject was taken. Of the two endings of a login, `lapsed` and `closed`, it takes the one that comes first.
 func (b *Bus) store(ctx context.Context, e *events.Event) (mine bool, err error) {
 	msg, err := e.Message()
 	if err != nil {
@@ -94,7 +93,8 @@ func (b *Bus) store(ctx context.Context, e *events.Event) (mine bool, err error)
 	return true, nil
 }
 
-// publish returns nil when the message is stored, the broker's refusal, or the context's error.
+// publish returns nil when the message is stored, the broker's refusal, or the context's error. A publish whose ack did not arrive is
+// unknown: it is repeated, and the stream takes it once.
 func (b *Bus) publish(ctx context.Context, msg *nats.Msg, opts ...jetstream.PublishOpt) error {
 	for {
 		future, err := b.js.PublishMsgAsync(msg, opts...)
@@ -150,7 +150,7 @@ func (b *Bus) Revoke(ctx context.Context, login events.Login) error {
 	return nil
 }
 
-// An AccountEvent says that an account was changed.
+// An AccountEvent says that an account was changed, or that somebody should look at it.
 type AccountEvent struct {
 	ID     string // UUIDv7, and the same at each repetition
 	Source string // the worker that made the change

@@ -34,7 +34,8 @@ var Workers = []Row{
 	{Worker: "sessionissuer", Timer: true, History: true, Reads: []events.Step{events.StepRequested, events.StepClosed, events.StepWanted},
 		Publish: []string{"session.revoked.*.*"},
 		Consumes: []events.Step{events.StepAssessed, events.StepRefused, events.StepVerified, events.StepRejected,
-			events.StepUndelivered, events.StepChosen, events.StepCancelled, events.StepLapsed}},
+			events.StepUndelivered, events.StepChosen, events.StepCancelled, events.StepLapsed},
+		Streams: []string{StreamSession}},
 	{Worker: "smsdispatcher", Consumes: []events.Step{events.StepWanted}, Reads: []events.Step{events.StepChallenged}, Streams: []string{StreamAccount}},
 	{Worker: "pushnotifier", Consumes: []events.Step{events.StepWanted, events.StepAnswered}, History: true,
 		Reads:   []events.Step{events.StepChallenged, events.StepRejected, events.StepVerified},
@@ -52,16 +53,16 @@ var ownSteps = []events.Step{events.StepRequested, events.StepAnswered, events.S
 const (
 	StreamArchive = "ARCHIVE"
 	StreamAccount = "ACCOUNT"
+	StreamSession = "SESSION"
 )
 
 // The other streams.
 const (
-	streamLogin   = "LOGIN"
-	streamTimer   = "TIMER"
-	streamSession = "SESSION"
-	streamKeys    = "KEYS"
-	streamDead    = "DEAD"
-	streamRedo    = "REDO"
+	streamLogin = "LOGIN"
+	streamTimer = "TIMER"
+	streamKeys  = "KEYS"
+	streamDead  = "DEAD"
+	streamRedo  = "REDO"
 )
 
 const (
@@ -105,7 +106,7 @@ func Streams(replicas int) []jetstream.StreamConfig {
 	account := stream(StreamAccount, 30*24*time.Hour, "account.>", "alert.>")
 	account.Description = "Changes of accounts, and alerts."
 
-	session := stream(streamSession, 7*24*time.Hour, "session.revoked.>")
+	session := stream(StreamSession, 7*24*time.Hour, "session.revoked.>")
 	session.Description = "Signals that a session has been revoked. The record is in PostgreSQL."
 	session.MaxMsgsPerSubject = 1
 	session.RePublish = &jetstream.RePublish{Source: "session.revoked.*.>", Destination: "deliver.{{wildcard(1)}}.revoked.>"}

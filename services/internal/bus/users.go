@@ -79,7 +79,7 @@ func workerUser(w Row) User {
 
 func gatewayUser(gateway string) User {
 	publish := []string{directGet(streamKeys, "keys.*"), events.DeviceSubject(gateway), "session.revoked." + gateway + ".*",
-		directGet(streamSession, "session.revoked."+gateway+".*")}
+		directGet(StreamSession, "session.revoked."+gateway+".*")}
 	for step, row := range events.Steps {
 		if slices.Contains(row.By, events.GatewayWorker) {
 			publish = append(publish, stepSubjects(step, gateway)...)
@@ -103,7 +103,7 @@ func gatewayUser(gateway string) User {
 func viewerUser(name string) User {
 	publish := []string{"$JS.API.INFO", "$JS.API.STREAM.NAMES", "$JS.API.STREAM.LIST", "$JS.API.STREAM.INFO.*",
 		"$JS.API.CONSUMER.NAMES.*", "$JS.API.CONSUMER.LIST.*", "$JS.API.CONSUMER.INFO.*.*"}
-	for _, s := range []string{streamLogin, StreamArchive, StreamAccount, streamDead, streamRedo, streamKeys, streamSession, streamTimer} {
+	for _, s := range []string{streamLogin, StreamArchive, StreamAccount, streamDead, streamRedo, streamKeys, StreamSession, streamTimer} {
 		// Batched direct gets read a whole stream. No consumers: who may create one may change one.
 		publish = append(publish, "$JS.API.DIRECT.GET."+s, "$JS.API.DIRECT.GET."+s+".>", "$JS.API.STREAM.MSG.GET."+s)
 	}

@@ -572,3 +572,12 @@ func TestMetrics(t *testing.T) {
 		}
 	})
 }
+
+// A refusal of what stands before a provider is in a format of its own, so its status has to tell.
+func TestNotJSON(t *testing.T) {
+	var v any
+	err := (&Response{Status: http.StatusUnauthorized, Body: []byte("<html>secret")}).JSON(&v)
+	if err == nil || err.Error() != "answer 401 is not the JSON of this API" {
+		t.Errorf("it says: %v", err)
+	}
+}

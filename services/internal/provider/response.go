@@ -2,7 +2,7 @@ package provider
 
 import (
 	"encoding/json"
-	"errors"
+	"fmt"
 	"net/http"
 	"strconv"
 	"time"
@@ -18,10 +18,11 @@ type Response struct {
 	Body   []byte
 }
 
-// JSON decodes the body into v. Its error says nothing of the body, unlike those of encoding/json.
+// JSON decodes the body into v. Its error says nothing of the body, unlike those of encoding/json, but the status, since what stands
+// before a provider refuses in a format of its own.
 func (r *Response) JSON(v any) error {
 	if json.Unmarshal(r.Body, v) != nil {
-		return errors.New("answer is not the JSON of this API")
+		return fmt.Errorf("answer %d is not the JSON of this API", r.Status)
 	}
 	return nil
 }

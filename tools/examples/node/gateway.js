@@ -33,6 +33,7 @@ export class Gateway {
       authenticator: nkeyAuthenticator(seed),
       inboxPrefix: `_INBOX_${name}`, // the only inboxes that the broker lets it listen to
       maxReconnectAttempts: -1,
+      pingInterval: 5_000, // a broker that hangs is left after some 15 s; by default it would be after minutes
     });
     gateway.#js = jetstream(gateway.#nc);
     gateway.#direct = (await gateway.#js.jetstreamManager(false)).direct;
