@@ -77,6 +77,11 @@ func TestWrongNumbersOverRounds(t *testing.T) {
 	expect(t, "round", asked.Round, 2)
 	expect(t, "second", p.answer(t, p.assertion(t, asked, approve, "000000")), "wrong 1")
 	expect(t, "third", p.answer(t, p.assertion(t, asked, approve, "000000")), "over 0")
+	l.challenged(t, n, 3)
+	expect(t, "prompts", len(p.prompts(t)), 0)
+	asked.Round, asked.Nonce = 3, encode(l.nonce(t, 3))
+	expect(t, "after that", p.answer(t, p.assertion(t, asked, approve, number)), "409")
+	expect(t, "an attempt that other factors need", l.has(t, events.StepAnswered, 4), false)
 }
 
 func TestTap(t *testing.T) {

@@ -4,8 +4,12 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
+	"regexp"
 	"slices"
+	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/sekisho/sekisho/events"
 	"github.com/sekisho/sekisho/services/internal/bus"
@@ -52,13 +56,13 @@ func (n *notifier) dispatch(ctx context.Context, e *events.Event, wanted *events
 		Expires: p.Expires.UTC(), ResendAt: p.Created.UTC().Add(n.resendAfter), Choices: append([]events.Factor{events.Push}, wanted.Left...),
 	}
 	own := slices.ContainsFunc(devices, func(d directory.Device) bool { return d.Kind == directory.Sekisho })
-	if at := hosted(devices); at != nil {
-		challenged.URL, challenged.Number = n.startHosted(ctx, e.Login, at.Account), challenged.Number && own
+	if host := hosted(devices); host != nil {
+		challenged.URL, challenged.Number = n.startHosted(ctx, e.Login, host.Account), challenged.Number && own
 		if challenged.URL == "" && !own {
 			return undelivered(e, events.UndeliveredDown), nil
 		}
 	}
-	if challenged.Number && n.asked(history).Number == "" { // the gateway shows nothing that a phone could ask for
+	if challenged.Number && !sixDigits.MatchString(n.asked(history).Number) { // the gateway shows nothing that a phone could ask for
 		return undelivered(e, events.UndeliveredRefused), nil
 	}
 	if _, _, err := n.bus.Publish(ctx, e, events.New(e.Login, e.N, challenged)); err != nil {
@@ -68,19 +72,30 @@ func (n *notifier) dispatch(ctx context.Context, e *events.Event, wanted *events
 	return nil, nil
 }
 
+var sixDigits = regexp.MustCompile(`^[0-9]{6}$`)
+
 func undelivered(e *events.Event, reason string) []*events.Event {
 	return []*events.Event{events.New(e.Login, e.N, &events.Undelivered{Factor: events.Push, Reason: reason})}
 }
 
-// asked is what the gateway wants the devices to show and to ask for; zero if it gave nothing that can be opened.
+// asked is what the gateway wants the devices to show and to ask for; zero if it gave nothing that can be opened. What can not be shown
+// is left out: other users' rows share its statements, and a list of such texts has to fit into an answer.
 func (n *notifier) asked(history bus.History) events.Prompt {
 	var asked events.Prompt
 	requested, e := bus.Get[*events.Requested](history, 0)
 	if requested == nil || n.opener.Open(requested.Prompt, e.Subject(), "prompt", &asked) != nil {
 		return events.Prompt{}
 	}
+	for _, shown := range []*string{&asked.App, &asked.Names.EN, &asked.Names.JA, &asked.Place, &asked.Browser} {
+		if utf8.RuneCountInString(*shown) > maxShown || strings.ContainsFunc(*shown, func(r rune) bool { return !unicode.IsPrint(r) }) {
+			*shown = ""
+		}
+	}
 	return asked
 }
+
+// maxShown bounds a text that phones show, in characters. The longest is an app's name, of which a policy takes 256 bytes.
+const maxShown = 256
 
 // wakeUp is what a push service gets to deliver. The phone asks for the rest.
 var wakeUp = []byte(`{"event":"prompts"}`)

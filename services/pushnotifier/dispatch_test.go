@@ -90,7 +90,7 @@ func TestDecoyIsNeverRight(t *testing.T) {
 	l := s.login(t, "alice", asDecoy) // as if somebody had made a decoy of a user with a phone
 	l.challenged(t, n, 1)
 	expect(t, "prompts", len(p.prompts(t)), 0)
-	asked := promptView{Login: l.String(), Round: 1, Nonce: encode(l.nonce(t))}
+	asked := promptView{Login: l.String(), Round: 1, Nonce: encode(l.nonce(t, 1))}
 	expect(t, "result", p.answer(t, p.assertion(t, asked, approve, number)), "422")
 	expect(t, "answered", l.has(t, events.StepAnswered, 1), false)
 
@@ -106,10 +106,10 @@ func TestDecoyIsNeverRight(t *testing.T) {
 
 func asDecoy(l *login) { l.decoy = true }
 
-// nonce is that of the login's first prompt, whoever may see it.
-func (l *login) nonce(t testing.TB) (nonce []byte) {
+// nonce is that of the prompt of a round, whoever may see it.
+func (l *login) nonce(t testing.TB, round int) (nonce []byte) {
 	t.Helper()
-	check(t, l.admin.QueryRow(t.Context(), `SELECT nonce FROM push.prompts WHERE login = $1 AND round = 1`, l.ID).Scan(&nonce))
+	check(t, l.admin.QueryRow(t.Context(), `SELECT nonce FROM push.prompts WHERE login = $1 AND round = $2`, l.ID, round).Scan(&nonce))
 	return nonce
 }
 
@@ -159,12 +159,23 @@ func TestUndelivered(t *testing.T) {
 	s.phone(t, "alice")
 	withoutNumber := s.login(t, "alice", func(l *login) { l.prompt = nil })
 	expect(t, "without a number to ask for", dispatch(t, n, withoutNumber.wanted(t, 1)), events.UndeliveredRefused)
+	for _, odd := range []string{"12", "１２３４５６"} {
+		l := s.login(t, "alice", func(l *login) { l.prompt.Number = odd })
+		expect(t, "with the number "+odd, dispatch(t, n, l.wanted(t, 1)), events.UndeliveredRefused)
+	}
+	for _, odd := range []string{"Tokyo\x00", strings.Repeat("x", 10_000)} { // is not shown, and fails nobody
+		l := s.login(t, "alice", func(l *login) { l.prompt.Place, l.prompt.Names = odd, events.Names{EN: odd, JA: odd} })
+		expect(t, "with an odd place", l.challenged(t, n, 1).Number, true)
+		history, err := n.bus.Login(t.Context(), l.Login)
+		check(t, err)
+		expect(t, "shown", n.asked(history), events.Prompt{Number: l.prompt.Number, Browser: l.prompt.Browser})
+	}
 	expect(t, "of a login that has ended", func() string {
 		l := s.login(t, "alice")
 		l.say(t, "gateway/web", 0, &events.Cancelled{})
 		return dispatch(t, n, l.wanted(t, 1))
 	}(), "")
-	expect(t, "rows", s.count(t, `SELECT count(*) FROM push.prompts`), 2)
+	expect(t, "rows", s.count(t, `SELECT count(*) FROM push.prompts`), 6)
 }
 
 func TestLimits(t *testing.T) {

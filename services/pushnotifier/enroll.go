@@ -102,13 +102,13 @@ func (n *notifier) enroll(w http.ResponseWriter, r *http.Request, c caller) erro
 	case err != nil:
 		return err
 	}
+	shown := view(device, caller{})
+	if shown.User, err = n.accounts.NameOf(r.Context(), device.User); err != nil { // before others are told, which may take all the time there is
+		return err
+	}
 	if err := n.changed(r.Context(), deviceEnrolled, device, device.ID, device.ID); err != nil {
 		// The phone has to learn its id all the same: the invitation is used up, so it could not ask again. The others are told by retell.
 		n.log.Error().Err(err).Msg("an enrollment is not told yet")
-	}
-	shown := view(device, caller{})
-	if shown.User, err = n.accounts.NameOf(r.Context(), device.User); err != nil {
-		return err
 	}
 	httpapi.Write(w, http.StatusCreated, struct {
 		Device deviceView `json:"device"`

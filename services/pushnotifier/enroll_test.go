@@ -1,6 +1,7 @@
 package pushnotifier
 
 import (
+	"context"
 	"crypto/ecdsa"
 	"crypto/rand"
 	"crypto/sha256"
@@ -322,6 +323,8 @@ func TestProblems(t *testing.T) {
 		{"POST", "/v1/authenticator/prompts", map[string]string{"assertion": strings.Repeat("x", maxJWS+1)}, 401},
 		{"POST", "/v1/authenticator/notices/unknown", map[string]string{"decision": "seen"}, 404},
 		{"POST", "/v1/authenticator/notices/unknown", map[string]string{"decision": "canary"}, 422},
+		{"POST", "/v1/authenticator/notices/\x00", map[string]string{"decision": "seen"}, 404},
+		{"POST", "/v1/authenticator/notices/%00", map[string]string{"decision": "seen"}, 404},
 	} {
 		status, answer := p.ask(t, tt.method, tt.path, tt.body)
 		expect(t, fmt.Sprintf("%s %s %.20v", tt.method, tt.path, tt.body), status, tt.want)
@@ -342,4 +345,28 @@ func TestDatabaseIsAway(t *testing.T) {
 		Proof: "Device " + p.proof(t, "GET", "/v1/authenticator/prompts", nil)})
 	check(t, err)
 	expect(t, "answer", []any{response.Status, response.RetryAfter, strings.Contains(string(response.Body), "pool")}, []any{503, 1, false})
+}
+
+// A phone learns its id although telling the others takes all the time that its request has.
+func TestEnrolledWhileOthersCanNotBeTold(t *testing.T) {
+	s := newSite(t)
+	n := s.serve(t)
+	code, key := s.activate(t, "alice"), newKey(t)
+	r := s.enrollment(t, code, "phone", point(t, key), key)
+	hold, err := s.admin.Begin(t.Context())
+	check(t, err)
+	defer hold.Rollback(t.Context())
+	_, err = hold.Exec(t.Context(), `LOCK TABLE push.notices`)
+	check(t, err)
+	ctx, cancel := context.WithCancel(t.Context())
+	answered := make(chan events.DeviceResponse, 1)
+	go func() {
+		var left []task
+		answered <- handle(ctx, n.routes(), caller{gateway: "web", proof: strings.TrimPrefix(r.Proof, "Device "), after: &left}, r)
+	}()
+	eventually(t, "it waits", func() bool {
+		return s.count(t, `SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'push.notices'::regclass`) == 1
+	})
+	cancel()
+	expect(t, "status", (<-answered).Status, http.StatusCreated)
 }

@@ -88,10 +88,10 @@ func (m *Mamoru) Start(ctx context.Context, account, login string) (string, erro
 }
 
 // Verify checks what the browser brought back. The provider takes a pair once only: a second call, such as after a crash,
-// gets Void, and the user has to approve again.
+// gets Void, and the user has to approve again. Other parameters are those of the gateway's own URL.
 func (m *Mamoru) Verify(ctx context.Context, account, login string, parameters map[string]string) (Decision, error) {
 	session, approved := parameters[mamoruSession], parameters[mamoruApproved]
-	if len(parameters) != 2 || !mamoruSecret.MatchString(session) || !mamoruSecret.MatchString(approved) {
+	if !mamoruSecret.MatchString(session) || !mamoruSecret.MatchString(approved) {
 		return Void, nil
 	}
 	var decision Decision

@@ -7,7 +7,9 @@ import (
 	"errors"
 	"regexp"
 	"slices"
+	"strings"
 	"time"
+	"unicode"
 
 	"golang.org/x/sync/errgroup"
 
@@ -69,16 +71,32 @@ const (
 
 // follow tells devices what ACCOUNT says of their users, until ctx ends: logins from a new environment, which riskassessor
 // reports, and changes of their devices. What has been told is not told again, so if one message of a batch fails, the whole
-// batch may come again.
+// batch may come again. This process does not look again at those of them that it has told: a phone would ring each time.
 func (n *notifier) follow(ctx context.Context) error {
-	return n.bus.Batches(ctx, "ACCOUNT", accountBatch, accountWait, func(ctx context.Context, batch []bus.Stored) error {
+	return n.bus.Batches(ctx, bus.StreamAccount, accountBatch, accountWait, func(ctx context.Context, batch []bus.Stored) error {
 		var all errgroup.Group
 		all.SetLimit(accountAtOnce)
 		for _, message := range batch {
-			all.Go(func() error { return n.heed(ctx, message) })
+			all.Go(func() error {
+				told := heeded{message.Sequence, message.Time.UnixNano()}
+				if n.heeded.Contains(told) {
+					return nil
+				}
+				err := n.heed(ctx, message)
+				if err == nil {
+					n.heeded.Add(told, struct{}{})
+				}
+				return err
+			})
 		}
 		return all.Wait()
 	})
+}
+
+// A heeded message of ACCOUNT: its place, and its time, since places begin anew when the broker has lost its store.
+type heeded struct {
+	sequence uint64
+	at       int64
 }
 
 // about takes apart the subjects that are told. Whatever else is in ACCOUNT is skipped.
@@ -144,7 +162,7 @@ type alert struct {
 // alert, for as long as they are there.
 func (n *notifier) warn(ctx context.Context, user string, message bus.Stored) error {
 	var said alert
-	if json.Unmarshal(message.Data, &said) != nil || said.App == "" || len(said.App) > maxApp {
+	if json.Unmarshal(message.Data, &said) != nil || said.App == "" || len(said.App) > maxApp || strings.ContainsFunc(said.App, unicode.IsControl) {
 		return errMalformed
 	}
 	login, err := events.ParseLogin(said.Login)
@@ -185,9 +203,14 @@ func approvedBy(history bus.History, d directory.Device) bool {
 
 const maxApp = 64 // bytes of an app's name, as the events of a login have it
 
+var noticeID = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
+
 // weighNotice takes an answer that names a notice as one that disowns its login. The notice's row must say that the user disowned it,
 // as it does before such an answer is stored: so a gateway that makes one up gets nowhere.
 func (n *notifier) weighNotice(ctx context.Context, e *events.Event, id string, v *verdict) error {
+	if !noticeID.MatchString(id) {
+		return nil
+	}
 	told, err := n.store.disowned(ctx, id)
 	if err == nil && told != nil && told.Login == e.Login {
 		v.reason = events.RejectedNotMe

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/sekisho/sekisho/events"
@@ -287,6 +288,26 @@ func TestNoticesOfDevicesComeFirst(t *testing.T) {
 	}
 }
 
+// However many notices nobody has seen, those that an answer settles are looked up one by one: also by a plan that was made before
+// PostgreSQL knew anything of the table.
+func TestNoticesAreFoundByKey(t *testing.T) {
+	s := newSite(t)
+	s.sql(t, `INSERT INTO push.notices (id, user_id, device, kind, cause, created_at)
+		SELECT 'n' || i, 'u', 'd' || i, $1, 'c' || i, now() FROM generate_series(1, 1000) i`, unknownEnvironment)
+	conn, err := s.env.DB.Acquire(t.Context())
+	check(t, err)
+	defer conn.Release()
+	_, err = conn.Exec(t.Context(), "PREPARE see_all AS "+seeAll)
+	check(t, err)
+	rows, err := conn.Query(t.Context(), "EXPLAIN (COSTS OFF) EXECUTE see_all (NULL, NULL, NULL, NULL)", pgx.QueryExecModeSimpleProtocol)
+	check(t, err)
+	plan, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	check(t, err)
+	if text := strings.Join(plan, "\n"); !strings.Contains(text, "Index Cond: ((device = q.device) AND (kind = $3) AND (cause = q.cause))") {
+		t.Errorf("plan:\n%s", text)
+	}
+}
+
 // Whatever else is in ACCOUNT, malformed alerts too, is passed over, and what comes with it in a batch is told once.
 func TestFollow(t *testing.T) {
 	s := newSite(t)
@@ -302,7 +323,7 @@ func TestFollow(t *testing.T) {
 	old, err := events.NewLogin("web")
 	check(t, err)
 	for _, data := range []string{``, `x`, `{}`, `{"login":"web/x","app":"demo"}`, `{"login":"` + old.String() + `"}`, `{"app":"demo"}`,
-		`{"login":"` + old.String() + `","app":"` + strings.Repeat("x", maxApp+1) + `"}`, `{"login":["` + old.String() + `"],"app":"demo"}`} {
+		`{"login":"` + old.String() + `","app":"` + strings.Repeat("x", maxApp+1) + `"}`, `{"login":"` + old.String() + `","app":"demo\u0000"}`, `{"login":["` + old.String() + `"],"app":"demo"}`} {
 		say("alert.unknown-environment.alice", data)
 	}
 	say("alert.unknown-environment.alice.x", `{"login":"`+old.String()+`","app":"demo"}`)

@@ -154,6 +154,14 @@ func (s *store) end(ctx context.Context, e end) ([]directory.Device, error) {
 	return s.ends.Do(ctx, e)
 }
 
+// seeAll looks each notice up by itself. Left free, PostgreSQL may set out from all notices of the kind that nobody has seen.
+const seeAll = `
+	UPDATE push.notices v SET seen_at = $4
+	FROM unnest($1::text[], $2::text[]) AS q (device, cause), LATERAL (
+		SELECT id FROM push.notices WHERE (device, kind, cause) = (q.device, $3, q.cause) AND seen_at IS NULL LIMIT 1
+	) unseen
+	WHERE v.id = unseen.id RETURNING v.device`
+
 func (s *store) endAll(ctx context.Context, ends []end) ([][]directory.Device, error) {
 	places, users := make([]place, len(ends)), make([]string, len(ends))
 	var devices, causes []string // of the notices
@@ -170,10 +178,7 @@ func (s *store) endAll(ctx context.Context, ends []end) ([][]directory.Device, e
 		UPDATE push.prompts p SET ended_at = $4 FROM unnest($1::text[], $2::uuid[], $3::smallint[]) AS q (gateway, login, round)
 		WHERE (p.gateway, p.login, p.round) = (q.gateway, q.login, q.round) AND p.ended_at IS NULL`, gateways, logins, rounds, s.now())
 	var seen []string // devices whose notice has gone
-	batch.Queue(`
-		UPDATE push.notices v SET seen_at = $4 FROM unnest($1::text[], $2::text[]) AS q(device, cause)
-		WHERE (v.device, v.kind, v.cause) = (q.device, $3, q.cause) AND v.seen_at IS NULL RETURNING v.device`, devices, causes, unknownEnvironment, s.now(),
-	).Query(func(rows pgx.Rows) (err error) {
+	batch.Queue(seeAll, devices, causes, unknownEnvironment, s.now()).Query(func(rows pgx.Rows) (err error) {
 		seen, err = pgx.CollectRows(rows, pgx.RowTo[string])
 		return err
 	})

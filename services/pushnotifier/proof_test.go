@@ -255,6 +255,22 @@ func TestProofAtOnce(t *testing.T) {
 	expect(t, "statuses", got, map[int]int{200: 1, 401: 19})
 }
 
+// A proof by a clock that is ahead is fresh for longer, and known as used for as long.
+func TestPurgeLeavesFreshProofs(t *testing.T) {
+	s := newSite(t)
+	n := s.serve(t)
+	p := s.phone(t, "alice")
+	p.at = skew
+	const path = "/v1/authenticator/prompts"
+	r := events.DeviceRequest{Method: "GET", Path: path, Proof: "Device " + p.proof(t, "GET", path, nil)}
+	status, _ := s.send(t, r)
+	expect(t, "first", status, 200)
+	s.pass(skew * 3 / 2)
+	check(t, n.store.purge(t.Context(), s.env.Config.Push.Keep))
+	status, _ = s.send(t, r)
+	expect(t, "after a purge", status, 401)
+}
+
 // The keys that are kept are bounded, and each is its device's own.
 func TestKeys(t *testing.T) {
 	var k keys

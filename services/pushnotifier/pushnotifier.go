@@ -44,9 +44,10 @@ type notifier struct {
 	opener   *events.Opener
 	sealer   *events.Sealer // to this worker itself: answers of devices lie in the stream
 
-	hand hand
-	keys keys
-	read *lru.Cache[events.Login, bus.History] // see history
+	hand   hand
+	keys   keys
+	read   *lru.Cache[events.Login, bus.History] // see history
+	heeded *lru.Cache[heeded, struct{}]          // see follow
 
 	settings    config.Push
 	resendAfter time.Duration
@@ -91,6 +92,10 @@ func newNotifier(env *runtime.Env) (*notifier, error) {
 	if err != nil {
 		return nil, err
 	}
+	told, err := lru.New[heeded, struct{}](remembered)
+	if err != nil {
+		return nil, err
+	}
 	cfg := env.Config
 	policies, err := policy.Open(cfg.Policy)
 	if err != nil {
@@ -106,7 +111,7 @@ func newNotifier(env *runtime.Env) (*notifier, error) {
 		sessions: sessions.New(env.DB, env.Now),
 		policy:   policies,
 		vendors:  vendors,
-		opener:   opener, sealer: sealer, read: read,
+		opener:   opener, sealer: sealer, read: read, heeded: told,
 		settings: cfg.Push, resendAfter: cfg.Code.ResendAfter, attempts: cfg.Attempts, log: env.Log, now: env.Now,
 	}, nil
 }

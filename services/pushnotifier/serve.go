@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode"
 
 	"github.com/golang-jwt/jwt/v5"
 	"github.com/nats-io/nats.go"
@@ -271,15 +272,23 @@ func (n *notifier) reply(ctx context.Context, routes http.Handler, msg *nats.Msg
 
 type callerKey struct{}
 
+// maxAnswer bounds the body of an answer: with base64 and encryption around it, it has to fit into a message of the broker (1 MiB).
+const maxAnswer = 512 << 10
+
 // handle runs a request through the routes.
 func handle(ctx context.Context, routes http.Handler, c caller, r events.DeviceRequest) events.DeviceResponse {
-	req, err := http.NewRequestWithContext(context.WithValue(ctx, callerKey{}, c), r.Method, r.Path, bytes.NewReader(r.Body))
+	req, err := http.NewRequestWithContext(context.WithValue(ctx, callerKey{}, c), r.Method, "/", bytes.NewReader(r.Body))
 	if err != nil {
 		return events.DeviceResponse{Status: http.StatusBadRequest}
 	}
+	if !strings.ContainsFunc(r.Path, unicode.IsControl) { // no id has any, and PostgreSQL takes no zero byte
+		req.URL.Path = r.Path // as the gateway has read it: to read it again would take %25 for %
+	}
 	req.Header.Set("Content-Type", "application/json") // gateways have seen to it
 	w := response{header: make(http.Header), status: http.StatusOK}
-	routes.ServeHTTP(&w, req)
+	if routes.ServeHTTP(&w, req); w.body.Len() > maxAnswer {
+		return events.DeviceResponse{Status: http.StatusInternalServerError}
+	}
 	after, _ := strconv.Atoi(w.header.Get("Retry-After")) // 0 if there is none
 	return events.DeviceResponse{Status: w.status, Type: w.header.Get("Content-Type"), Body: w.body.Bytes(), RetryAfter: after,
 		Authenticate: w.header.Get("WWW-Authenticate")}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"time"
 
@@ -60,6 +61,7 @@ func (s *store) close() {
 // purge deletes what is of no use any more: proofs that are too old to be used again, and rows older than keep.
 func (s *store) purge(ctx context.Context, keep time.Duration) error {
 	now := s.now()
+	var errs []error
 	for statement, before := range map[string]time.Time{
 		`DELETE FROM push.proofs WHERE used_at < $1`:     now.Add(-3 * skew),
 		`DELETE FROM push.cooldowns WHERE until < $1`:    now,
@@ -67,11 +69,10 @@ func (s *store) purge(ctx context.Context, keep time.Duration) error {
 		`DELETE FROM push.prompts WHERE created_at < $1`: now.Add(-keep),
 		`DELETE FROM push.notices WHERE created_at < $1`: now.Add(-keep),
 	} {
-		if _, err := s.db.Exec(ctx, statement, before); err != nil {
-			return failed("purge", err)
-		}
+		_, err := s.db.Exec(ctx, statement, before) // one that fails keeps no other from being done
+		errs = append(errs, err)
 	}
-	return nil
+	return failed("purge", errors.Join(errs...))
 }
 
 // failed is the error of a statement, nil if it has none.
