@@ -424,6 +424,30 @@ func TestEventStream(t *testing.T) {
 	app.get("/v1/logins/"+v.ID+"/events").status(t, http.StatusNoContent)
 }
 
+// A stream shows at once that it lives, by a comment, or to who asks for it by an event.
+func TestStreamShowsThatItLives(t *testing.T) {
+	w := newWorld(t)
+	base := w.gateway()
+	client := w.browser(base)
+	v := client.post("/v1/logins", startBodyFor("0s")).status(t, http.StatusCreated).view(t)
+	for query, want := range map[string]string{"": ":", "?alive": "event: alive"} {
+		r, err := http.NewRequestWithContext(t.Context(), "GET", base+"/v1/logins/"+v.ID+"/events"+query, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Header = client.header.Clone()
+		resp, err := client.client.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		lines := bufio.NewScanner(resp.Body)
+		if lines.Scan(); lines.Text() != want {
+			t.Errorf("%q: begins with %q, want %q", query, lines.Text(), want)
+		}
+		resp.Body.Close()
+	}
+}
+
 func TestBusIsAway(t *testing.T) {
 	w := newWorld(t)
 	app := w.app(w.gateway())

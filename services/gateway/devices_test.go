@@ -324,7 +324,8 @@ func TestDevicesPage(t *testing.T) {
 	browser = w.signedInBrowser(browser.base)
 	browser.get("/").status(t, http.StatusOK).contains(t, `href="/devices"`)
 	page := browser.get("/devices").status(t, http.StatusOK)
-	page.contains(t, "alice", "Pixel &lt;9&gt;", "Galaxy", `action="/devices/d1"`, `action="/devices/d2/remove"`)
+	page.contains(t, "alice", "Pixel &lt;9&gt;", "Galaxy", `action="/devices/d1"`, `action="/devices/d2/remove"`,
+		`<summary aria-label="Rename: Pixel &lt;9&gt;">`, `<summary aria-label="Remove: Galaxy">`)
 
 	browser.form("/devices/d1", page, "name", " Pixel 10 ").goesTo(t, "/devices")
 	if q := d.last(); q.Method != "PATCH" || q.Path != "/v1/devices/d1" || string(q.Body) != `{"name":"Pixel 10"}` || q.Session == "" {

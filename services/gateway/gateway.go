@@ -63,7 +63,7 @@ type gateway struct {
 // Build makes the worker.
 func Build(ctx context.Context, env *runtime.Env) (*runtime.Worker, error) {
 	cfg := env.Config.Gateway
-	secret, err := env.Credentials.Key(Name + "-" + cfg.Name)
+	secrets, err := env.Credentials.Keys(Name + "-" + cfg.Name)
 	if err != nil {
 		return nil, err
 	}
@@ -71,7 +71,7 @@ func Build(ctx context.Context, env *runtime.Env) (*runtime.Worker, error) {
 		cfg: env.Config, log: env.Log, now: env.Now, bus: env.Bus,
 		crossOrigin: http.NewCrossOriginProtection(), metrics: newMetrics(env.Metrics),
 	}
-	if g.keys, err = newKeys(cfg.Name, secret); err != nil {
+	if g.keys, err = newKeys(cfg.Name, secrets...); err != nil {
 		return nil, err
 	}
 	if g.border, err = newBorder(cfg); err != nil {

@@ -76,5 +76,5 @@ func (g *gateway) streamHints(w http.ResponseWriter, r *http.Request) error {
 	defer g.hints.leave(known.Device, stream)
 	ctx, cancel := context.WithTimeout(r.Context(), g.cfg.Gateway.MaxStream)
 	defer cancel()
-	return serveEvents(ctx, g, w, stream, func(struct{}) (string, error) { return promptsEvent, nil })
+	return serveEvents(ctx, g, w, stream, comment, func(struct{}) (string, error) { return promptsEvent, nil })
 }

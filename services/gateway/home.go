@@ -14,6 +14,7 @@ const demoApp = "demo"
 func (g *gateway) home(w http.ResponseWriter, r *http.Request) error {
 	s, err := g.sessionFor(r, demoApp)
 	if errors.Is(err, errNobody) || errors.Is(err, errShort) {
+		g.language(w, r) // keeps a choice: pages that are the answer to a form lead here with it
 		http.Redirect(w, r, pages.SignInURL(demoApp, "", "", false), http.StatusSeeOther)
 		return nil
 	}

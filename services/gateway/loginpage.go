@@ -1,9 +1,12 @@
 package gateway
 
 import (
+	"context"
 	"net/http"
 	"slices"
 	"strings"
+	"time"
+	"unicode"
 
 	"golang.org/x/text/unicode/norm"
 
@@ -31,11 +34,38 @@ func (g *gateway) loginPage(w http.ResponseWriter, r *http.Request) error {
 			if err := g.giveSession(w, r, session, token); err != nil {
 				return err
 			}
+		}
+		if token != "" || session == nil { // the session has ended: there is nothing to show here, and the way on leads to a login
 			http.Redirect(w, r, onward(returnTo), http.StatusSeeOther)
 			return nil
 		}
 	}
-	return g.showLogin(w, r, http.StatusOK, state, returnTo, notice(state))
+	said := notice(state)
+	if g.underway(r.Context(), state) {
+		said = "checking"
+	}
+	return g.showLogin(w, r, http.StatusOK, state, returnTo, said)
+}
+
+// underway reports whether a code of the challenge is still being checked. Only the answer itself tells: gateways hear of verdicts.
+func (g *gateway) underway(ctx context.Context, state *events.State) bool {
+	c := state.Challenge()
+	if c == nil || c.Factor == events.Push {
+		return false
+	}
+	for n := 1; n <= events.Attempts; n++ {
+		if state.Rejected[n] != nil {
+			continue
+		}
+		e, err := events.Get(ctx, g.bus.Conn(), state.Login, events.StepAnswered, n)
+		if err != nil { // there are no more, or nobody knows, and the page goes without
+			return false
+		}
+		if e.Data.(*events.Answered).Round == c.Round { // one of an earlier round was right
+			return true
+		}
+	}
+	return false
 }
 
 func toLogin(w http.ResponseWriter, r *http.Request, login events.Login) {
@@ -70,10 +100,13 @@ func (g *gateway) showLogin(w http.ResponseWriter, r *http.Request, status int, 
 	if c := state.Challenge(); c != nil {
 		page.Challenge = &pages.Challenge{Round: c.Round, Factor: string(c.Factor), Hint: c.Hint, Expires: c.Expires,
 			ResendAt: c.ResendAt, AttemptsLeft: g.attemptsLeft(c), Number: g.numberToShow(state.Login, c), Question: c.Question,
-			URL: g.approveURL(r, state.Login, c), Exhausted: c.Rejected == events.RejectedExhausted}
+			URL: g.approveURL(r, state.Login, c), Exhausted: c.Rejected == events.RejectedExhausted, Expired: c.Rejected == events.RejectedExpired}
+		page.Again = make(map[string]time.Time)
 		for _, f := range c.Choices {
 			page.Choices = append(page.Choices, string(f))
+			page.Again[string(f)] = state.Again(f)
 		}
+		page.Notice = overNotice(page)
 	}
 	return g.pages.Render(w, status, lang, page)
 }
@@ -116,6 +149,19 @@ func notice(state *events.State) string {
 	}
 }
 
+// overNotice is the notice of a page, where a code that has run out goes before what came of it, not before what came of asking for
+// another.
+func overNotice(page pages.Login) string {
+	switch {
+	case !page.CodeOver() || slices.Contains([]string{"undelivered", "undelivered_push", "too_soon", "too_soon_push"}, page.Notice):
+		return page.Notice
+	case page.Challenge.ResendAt.IsZero():
+		return "expired_last"
+	default:
+		return "expired_code"
+	}
+}
+
 // undeliveredNotice names what did not get through, since the challenge on the page may be an earlier one, which did.
 func undeliveredNotice(u *events.Undelivered) string {
 	if u.Factor == events.Push {
@@ -154,10 +200,17 @@ func resentNotice(c *events.Challenge) string {
 // answerForm answers POST /login/{id}/answers.
 func (g *gateway) answerForm(w http.ResponseWriter, r *http.Request) error {
 	return g.step(w, r, func(login events.Login) (func(*events.State) bool, error) {
-		// People type full-width digits and spaces, and this page works without a script that would repair it.
-		code := strings.Join(strings.Fields(norm.NFKC.String(r.PostForm.Get("code"))), "")
-		return g.tryCode(r.Context(), login, code)
+		return g.tryCode(r.Context(), login, strings.Map(digit, norm.NFKC.String(r.PostForm.Get("code"))))
 	})
+}
+
+// digit leaves out what people type or paste between digits, since this page works without a script that would repair it: spaces and
+// dashes, also the minus sign and what the key of a dash gives in Japanese.
+func digit(r rune) rune {
+	if unicode.IsSpace(r) || unicode.Is(unicode.Pd, r) || r == '−' || r == 'ー' {
+		return -1
+	}
+	return r
 }
 
 // factorForm answers POST /login/{id}/factor.
@@ -213,6 +266,14 @@ func (g *gateway) step(w http.ResponseWriter, r *http.Request, do func(events.Lo
 	return g.loginAgain(w, r, login, returnTo, err)
 }
 
+// tooSoonNotice says what may still be on its way: to a phone that approves no message is sent.
+func tooSoonNotice(asked events.Factor) string {
+	if asked == events.Push {
+		return "too_soon_push"
+	}
+	return "too_soon"
+}
+
 // loginAgain shows the page of the login with what is wrong.
 func (g *gateway) loginAgain(w http.ResponseWriter, r *http.Request, login events.Login, returnTo string, err error) error {
 	p, notice := g.problem(err), ""
@@ -220,7 +281,7 @@ func (g *gateway) loginAgain(w http.ResponseWriter, r *http.Request, login event
 	case p.Field == "code":
 		notice = "bad_code"
 	case p.Status == http.StatusTooManyRequests:
-		notice = "too_soon"
+		notice = tooSoonNotice(events.Factor(r.PostForm.Get("factor")))
 	default:
 		return err
 	}

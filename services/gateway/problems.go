@@ -56,7 +56,8 @@ func (g *gateway) problemPage(w http.ResponseWriter, r *http.Request, p *httpapi
 	httpapi.SetRetryAfter(w, p.RetryAfter)
 	lang := g.language(w, r)
 	onPhone := strings.HasPrefix(r.URL.Path, authenticator.Path+"/")
-	if err := g.pages.Render(w, p.Status, lang, pages.Problem{Status: p.Status, OnPhone: onPhone}); err != nil {
+	if err := g.pages.Render(w, p.Status, lang, pages.Problem{Status: p.Status, OnPhone: onPhone, Start: r.URL.Path == "/",
+		Posted: r.Method != http.MethodGet && r.Method != http.MethodHead}); err != nil {
 		g.log.Error().Err(err).Str("route", r.Pattern).Msg("problem was not shown")
 	}
 }

@@ -236,6 +236,26 @@ func TestPushThatRanOut(t *testing.T) {
 	browser.get(path+"?lang=ja").contains(t, "スマートフォンに通知をもう一度送りました。")
 }
 
+// A push that was left a moment ago is there again when it may be sent again, and until then the page says so.
+func TestBackToAPushTooSoon(t *testing.T) {
+	w := newWorld(t)
+	browser := w.browser(w.gateway())
+	soon := w.now().Add(time.Minute)
+	login, path := w.begun(browser, func(c *events.Challenged) { c.ResendAt = soon })
+	page := browser.get(path).status(t, http.StatusOK)
+	page.contains(t, `value="sms">`) // which was not asked for yet
+	browser.form(path+"/factor", page, "factor", "push").status(t, http.StatusTooManyRequests).contains(t, "The last request may still be on its way to your phone.")
+	chosen := later(func() reply { return browser.form(path+"/factor", page, "factor", "sms") })
+	w.Await(t, login, events.StepChosen, 1)
+	tell(t, w.Broker, "smsdispatcher", login, 2, &events.Challenged{Factor: events.SMS, Expires: w.now().Add(5 * time.Minute), ResendAt: soon,
+		Choices: []events.Factor{events.SMS, events.Push}})
+	(<-chosen).goesTo(t, path)
+	page = browser.get(path).status(t, http.StatusOK)
+	page.contains(t, `value="push" data-resend-at="`+soon.UTC().Format("2006-01-02T15:04:05.000Z")+`">`)
+	browser.form(path+"/factor", page, "factor", "push").status(t, http.StatusTooManyRequests).contains(t, "The last request may still be on its way to your phone.")
+	browser.form(path+"/factor", page, "factor", "sms").status(t, http.StatusTooManyRequests).contains(t, "The last message may still be on its way.")
+}
+
 func TestPushWithoutNumber(t *testing.T) {
 	w := newWorld(t)
 	browser := w.browser(w.gateway())

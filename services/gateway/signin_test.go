@@ -2,14 +2,17 @@ package gateway
 
 import (
 	"encoding/base64"
+	"html"
 	"net/http"
 	"net/url"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/sekisho/sekisho/events"
 	"github.com/sekisho/sekisho/services/internal/runtime"
+	"github.com/sekisho/sekisho/services/internal/testenv"
 )
 
 // goesTo makes sure of a redirect.
@@ -95,8 +98,122 @@ func TestLoginByPages(t *testing.T) {
 	home.contains(t, "alice", "Text message code", "2fa")
 	browser.get(path).status(t, http.StatusOK).contains(t, `data-onward="" href="/page"`) // the session is given once
 
-	browser.form("/logout", home).status(t, http.StatusOK)
+	out := browser.form("/logout", home).status(t, http.StatusOK)
 	browser.get("/").goesTo(t, "/login?app=demo")
+	browser.get(path).goesTo(t, "/page") // where nobody is signed in any more
+	if lang := browser.get(otherLanguage(t, out)).status(t, http.StatusOK).Header.Get("Content-Language"); lang != "ja" {
+		t.Errorf("the link to Japanese leads to a page in %s", lang)
+	}
+}
+
+// otherLanguage is where a page's link to the other language leads.
+func otherLanguage(t *testing.T, page reply) string {
+	t.Helper()
+	_, after, ok := strings.Cut(string(page.body), `hreflang="`)
+	_, after, there := strings.Cut(after, `href="`)
+	link, _, closed := strings.Cut(after, `"`)
+	target, err := page.Request.URL.Parse(html.UnescapeString(link))
+	if !ok || !there || !closed || err != nil {
+		t.Fatalf("no link to the other language: %v in %s", err, page.body)
+	}
+	return target.RequestURI()
+}
+
+// The page that answers a form has no address of its own: its link to the other language leads to the start page, and is kept.
+func TestLanguageOfAFormThatFailed(t *testing.T) {
+	w := newWorld(t)
+	browser := w.browser(w.gateway())
+	failed := browser.do("POST", "/logout", "application/x-www-form-urlencoded", "").status(t, http.StatusForbidden)
+	browser.get(otherLanguage(t, failed)).goesTo(t, "/login?app=demo")
+	browser.get("/login?app=demo").contains(t, `<html lang="ja">`)
+	missing := browser.get("/login/0199").status(t, http.StatusNotFound)
+	if link := otherLanguage(t, missing); link != "/login/0199?lang=en" {
+		t.Errorf("the link of a page that was asked for leads to %s", link)
+	}
+}
+
+// typing is a browser at a page that asks for a code.
+func (w *world) typing(adjust ...func(*runtime.Env)) (browser *caller, login events.Login, path string) {
+	w.t.Helper()
+	browser = w.browser(w.gateway(adjust...))
+	page := browser.get("/login").status(w.t, http.StatusOK)
+	done := later(func() reply { return browser.form("/login", page, signInFields()...) })
+	login = w.nextRequest(w.t)
+	challenge(w.t, w.Broker, login, 1)
+	path = (<-done).status(w.t, http.StatusSeeOther).Header.Get("Location")
+	return browser, login, path
+}
+
+func TestCodeThatRanOut(t *testing.T) {
+	const over = "This code has run out. Ask for a new one."
+	w := newWorld(t)
+	browser, login, path := w.typing()
+	browser.get(path).status(t, http.StatusOK).lacks(t, over)
+	tell(t, w.Broker, "otpvalidator", login, 1, &events.Rejected{Round: 1, Factor: events.SMS, Reason: events.RejectedExpired, AttemptsLeft: 4})
+	browser.getsTo(path, over).lacks(t, "not right")
+
+	challenge(t, w.Broker, login, 2)
+	page := browser.getsTo(path, `data-round="2"`)
+	page.lacks(t, over)
+	w.later(5 * time.Minute)
+	browser.get(path).contains(t, over, `class="primary" id="resend"`)
+	browser.form(path+"/answers", page, "code", "12").status(t, http.StatusUnprocessableEntity).contains(t, over)
+	tell(t, w.Broker, "smsdispatcher", login, 3, &events.Undelivered{Factor: events.SMS, Reason: events.UndeliveredDown})
+	browser.getsTo(path, "could not be delivered").lacks(t, over)
+	tell(t, w.Broker, "smsdispatcher", login, 4, &events.Challenged{Factor: events.SMS, Expires: time.Now().Add(5 * time.Minute)})
+	browser.getsTo(path, "This code has run out. Please start again.")
+}
+
+// A code whose verdict takes its time is not asked for once more.
+func TestCodeThatIsBeingChecked(t *testing.T) {
+	const checking = "Your code is being checked."
+	w := newWorld(t)
+	browser, login, path := w.typing(func(env *runtime.Env) { env.Config.Gateway.Wait = time.Millisecond })
+	page := browser.getsTo(path, `data-round="1"`)
+	page.lacks(t, checking)
+	browser.form(path+"/answers", page, "code", "123456").goesTo(t, path)
+	browser.get(path).contains(t, checking)
+	browser.form(path+"/answers", page, "code", "12").status(t, http.StatusUnprocessableEntity).contains(t, "Enter all digits")
+	tell(t, w.Broker, "otpvalidator", login, 1, &events.Rejected{Round: 1, Factor: events.SMS, Reason: events.RejectedWrong, AttemptsLeft: 4})
+	browser.getsTo(path, "That code is not right").lacks(t, checking)
+	browser.form(path+"/answers", page, "code", "654321").goesTo(t, path)
+	browser.get(path).contains(t, checking)
+	challenge(t, w.Broker, login, 2) // the code was right, and of this one nothing has been answered
+	browser.getsTo(path, `data-round="2"`).lacks(t, checking)
+	browser.form(path+"/answers", page, "code", "111111").goesTo(t, path)
+	browser.get(path).contains(t, checking)
+}
+
+func TestCodesAsPeopleTypeThem(t *testing.T) {
+	w := newWorld(t)
+	browser, login, path := w.typing(func(env *runtime.Env) { env.Config.Gateway.Wait = time.Millisecond })
+	page := browser.getsTo(path, `data-round="1"`)
+	page.lacks(t, "pattern=", `maxlength="6"`) // with which browsers refuse what is repaired here
+	opener := w.Opener(t, "otpvalidator")
+	for i, typed := range []string{" 123\u3000456 ", "123-456", "１２３－４５６", "１２３ー４５６", "123–456"} {
+		browser.form(path+"/answers", page, "code", typed).goesTo(t, path)
+		e := w.Await(t, login, events.StepAnswered, i+1)
+		var code string
+		if err := opener.Open(e.Data.(*events.Answered).Code, e.Subject(), "code", &code); err != nil || code != "123456" {
+			t.Errorf("typed %q, answered %q, %v", typed, code, err)
+		}
+	}
+	browser.form(path+"/answers", page, "code", "12345a").status(t, http.StatusUnprocessableEntity)
+}
+
+// The start page has no other way on than itself.
+func TestStartPageWithoutTheDatabase(t *testing.T) {
+	w := newWorld(t)
+	browser, login, path := w.typing()
+	w.grant(login)
+	testenv.Eventually(t, "the grant is heard", func() bool { return browser.get(path).StatusCode == http.StatusSeeOther })
+	browser.get("/").status(t, http.StatusOK)
+	if _, err := w.db.Exec(t.Context(), `DROP TABLE sessions.sessions CASCADE`); err != nil {
+		t.Fatal(err)
+	}
+	w.later(sessionAge)
+	browser.get("/").status(t, http.StatusServiceUnavailable).contains(t, ">Try again</a>")
+	browser.get("/devices").status(t, http.StatusServiceUnavailable).contains(t, ">Go to the start page</a>")
 }
 
 func mustParse(t *testing.T, s string) *url.URL {
@@ -188,7 +305,7 @@ func TestBadSignIns(t *testing.T) {
 	w.grant(events.Login{Gateway: "web", ID: strings.TrimPrefix(r.Header.Get("Location"), "/login/")})
 	waitGranted(t, browser, r.Header.Get("Location"))
 	limited := browser.form("/login", page, signInFields()...).status(t, http.StatusTooManyRequests)
-	limited.contains(t, "too many attempts")
+	limited.contains(t, "too many attempts", `aria-describedby="problem" autofocus=""`)
 	if limited.Header.Get("Retry-After") == "" {
 		t.Error("429 without Retry-After")
 	}

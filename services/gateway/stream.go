@@ -17,7 +17,8 @@ const (
 )
 
 // stream answers GET /v1/logins/{id}/events: the login as server-sent events, one per version, until it has ended.
-// A session that is granted meanwhile goes into the stream to a bearer only: a stream can set no cookie.
+// A session that is granted meanwhile goes into the stream to a bearer only: a stream can set no cookie. Scripts of a page get no word of
+// comments, so with the parameter alive the stream shows that it lives by events, which have no id and change nothing.
 func (g *gateway) stream(w http.ResponseWriter, r *http.Request) error {
 	login, bearer, err := g.starter(r)
 	if err != nil {
@@ -50,7 +51,11 @@ func (g *gateway) stream(w http.ResponseWriter, r *http.Request) error {
 			}
 		}
 	}()
-	return serveEvents(r.Context(), g, w, states, func(state *events.State) (string, error) {
+	alive := comment
+	if r.URL.Query().Has("alive") {
+		alive = "event: alive\ndata:\n\n" // without data browsers dispatch no event
+	}
+	return serveEvents(r.Context(), g, w, states, alive, func(state *events.State) (string, error) {
 		data, err := g.message(r, state, bearer)
 		return fmt.Sprintf("id: %d\ndata: %s\n\n", state.Version(), data), err
 	})
@@ -67,9 +72,12 @@ func (g *gateway) message(r *http.Request, state *events.State, bearer bool) ([]
 	return json.Marshal(view)
 }
 
+// comment is what clients of a stream leave out.
+const comment = ":\n\n"
+
 // serveEvents answers with server-sent events, one for each of the news, until these or ctx end or the client is gone. An error then
-// has nobody to be told to: the client asks again.
-func serveEvents[T any](ctx context.Context, g *gateway, w http.ResponseWriter, news <-chan T, event func(T) (string, error)) error {
+// has nobody to be told to: the client asks again. alive is said at once and with each heartbeat.
+func serveEvents[T any](ctx context.Context, g *gateway, w http.ResponseWriter, news <-chan T, alive string, event func(T) (string, error)) error {
 	if err := holdOpen(w); err != nil {
 		return err
 	}
@@ -79,8 +87,7 @@ func serveEvents[T any](ctx context.Context, g *gateway, w http.ResponseWriter, 
 	w.Header().Set("X-Accel-Buffering", "no") // nginx passes each event on at once
 	beat := time.NewTicker(heartbeat)
 	defer beat.Stop()
-	const comment = ":\n\n"
-	for message := comment; ; { // at once, so that the client knows that it is connected, also while there is no news
+	for message := alive; ; { // at once, so that the client knows that it is connected, also while there is no news
 		if push(w, message) != nil {
 			return nil
 		}
@@ -88,7 +95,7 @@ func serveEvents[T any](ctx context.Context, g *gateway, w http.ResponseWriter, 
 		case <-ctx.Done():
 			return nil
 		case <-beat.C:
-			message = comment
+			message = alive
 		case item, open := <-news:
 			if !open {
 				return nil

@@ -9,13 +9,14 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"fmt"
+	"slices"
 
 	"github.com/google/uuid"
 
 	"github.com/sekisho/sekisho/events"
 )
 
-// A purpose is one of the uses of the gateway's one secret key. What was made for one purpose means nothing to another.
+// A purpose is one of the uses of the gateway's secret key. What was made for one purpose means nothing to another.
 type purpose string
 
 const (
@@ -29,34 +30,45 @@ const (
 	typedName    purpose = "name"    // hides the name that a login by ID was begun with, in the browser that began it
 )
 
-// keys are what the gateway signs with. Every instance of the gateway has the same.
+// keys are what the gateway signs with. Every instance of the gateway has the same. The first makes what is made; the others are its
+// predecessors, or its successor, and what they have made is believed.
 type keys struct {
 	gateway string
-	id      byte // of the secret key, so that a token made with one that was replaced since is recognized
+	all     []key
+}
+
+type key struct {
+	id      byte // stands in tokens, so that one is checked with the key that made it
 	derived map[purpose][]byte
 }
 
-func newKeys(gateway string, secret []byte) (*keys, error) {
-	k := &keys{gateway: gateway, derived: make(map[purpose][]byte)}
-	for _, p := range []purpose{loginSecret, sessionToken, formToken, deviceCookie, newDevice, sourceTag, promptNumber, typedName, "id"} {
-		key, err := hkdf.Key(sha256.New, secret, nil, "sekisho gateway "+string(p)+" v1", sha256.Size)
-		if err != nil {
-			return nil, fmt.Errorf("derive key %s: %w", p, err)
+func newKeys(gateway string, secrets ...[]byte) (*keys, error) {
+	k := &keys{gateway: gateway}
+	for _, secret := range secrets {
+		one := key{derived: make(map[purpose][]byte)}
+		for _, p := range []purpose{loginSecret, sessionToken, formToken, deviceCookie, newDevice, sourceTag, promptNumber, typedName, "id"} {
+			derived, err := hkdf.Key(sha256.New, secret, nil, "sekisho gateway "+string(p)+" v1", sha256.Size)
+			if err != nil {
+				return nil, fmt.Errorf("derive key %s: %w", p, err)
+			}
+			one.derived[p] = derived
 		}
-		k.derived[p] = key
+		one.id = one.derived["id"][0]
+		k.all = append(k.all, one)
 	}
-	k.id = k.derived["id"][0]
 	return k, nil
 }
 
-func (k *keys) mac(p purpose, data string) []byte {
+func (k *key) mac(p purpose, data string) []byte {
 	h := hmac.New(sha256.New, k.derived[p])
 	h.Write([]byte(data)) // never fails (hash.Hash)
 	return h.Sum(nil)
 }
 
+func (k *keys) mac(p purpose, data string) []byte { return k.all[0].mac(p, data) }
+
 func (k *keys) valid(p purpose, data string, mac []byte) bool {
-	return hmac.Equal(k.mac(p, data), mac)
+	return slices.ContainsFunc(k.all, func(one key) bool { return hmac.Equal(one.mac(p, data), mac) })
 }
 
 // tag stands for a value that must not be disclosed.
@@ -81,7 +93,7 @@ func (k *keys) token(p purpose, login events.Login) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("token of %s: %w", login, err)
 	}
-	raw := append([]byte{tokenVersion, k.id}, id[:]...)
+	raw := append([]byte{tokenVersion, k.all[0].id}, id[:]...)
 	raw = append(raw, k.mac(p, signed(raw, login))...)
 	return tokenEncoding.EncodeToString(raw), nil
 }
@@ -93,19 +105,21 @@ func signed(raw []byte, login events.Login) string { return string(raw[:tokenHea
 func (k *keys) login(p purpose, token string) (events.Login, bool) {
 	raw, err := tokenEncoding.DecodeString(token)
 	// The decoder skips line breaks, so the length of the text counts too.
-	if err != nil || len(raw) != tokenSize || len(token) != tokenEncoding.EncodedLen(tokenSize) || raw[0] != tokenVersion || raw[1] != k.id {
+	if err != nil || len(raw) != tokenSize || len(token) != tokenEncoding.EncodedLen(tokenSize) || raw[0] != tokenVersion {
 		return events.Login{}, false
 	}
 	login := events.Login{Gateway: k.gateway, ID: uuid.UUID(raw[tokenHeader:tokenClaim]).String()}
-	if !k.valid(p, signed(raw, login), raw[tokenClaim:]) {
-		return events.Login{}, false
+	for _, one := range k.all {
+		if raw[1] == one.id && hmac.Equal(one.mac(p, signed(raw, login)), raw[tokenClaim:]) {
+			return login, true
+		}
 	}
-	return login, true
+	return events.Login{}, false
 }
 
 // seal hides a text from everybody but the gateway, and binds it to the login: it opens with no other.
 func (k *keys) seal(p purpose, login events.Login, text string) (string, error) {
-	box, err := k.box(p)
+	box, err := k.all[0].box(p)
 	if err != nil {
 		return "", err
 	}
@@ -118,18 +132,19 @@ func (k *keys) open(p purpose, login events.Login, sealed string) string {
 	if err != nil {
 		return ""
 	}
-	box, err := k.box(p)
-	if err != nil {
-		return ""
+	for _, one := range k.all {
+		box, err := one.box(p)
+		if err != nil {
+			return ""
+		}
+		if text, err := box.Open(nil, nil, raw, []byte(login.String())); err == nil {
+			return string(text)
+		}
 	}
-	text, err := box.Open(nil, nil, raw, []byte(login.String()))
-	if err != nil {
-		return ""
-	}
-	return string(text)
+	return ""
 }
 
-func (k *keys) box(p purpose) (cipher.AEAD, error) {
+func (k *key) box(p purpose) (cipher.AEAD, error) {
 	block, err := aes.NewCipher(k.derived[p])
 	if err != nil {
 		return nil, err

@@ -9,9 +9,13 @@ import (
 	"github.com/sekisho/sekisho/services/internal/testenv"
 )
 
-func testKeys(t *testing.T, gateway string, fill byte) *keys {
+func testKeys(t *testing.T, gateway string, fill ...byte) *keys {
 	t.Helper()
-	k, err := newKeys(gateway, bytes.Repeat([]byte{fill}, 32))
+	secrets := make([][]byte, len(fill))
+	for i, b := range fill {
+		secrets[i] = bytes.Repeat([]byte{b}, 32)
+	}
+	k, err := newKeys(gateway, secrets...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -36,6 +40,45 @@ func TestTokenNamesItsLogin(t *testing.T) {
 	}
 	if _, ok := testKeys(t, "web", 2).login(loginSecret, token); ok {
 		t.Error("another key takes it")
+	}
+}
+
+// A key is replaced without an end of anybody's session: first every instance believes the new one, then each signs with it.
+func TestKeysAreReplaced(t *testing.T) {
+	login := testenv.NewLogin(t, "web")
+	for name, from := range map[string][2]*keys{
+		"the new one is only believed": {testKeys(t, "web", 2, 1), testKeys(t, "web", 1, 2)},
+		"the old one is only believed": {testKeys(t, "web", 1), testKeys(t, "web", 2, 1)},
+	} {
+		maker, reader := from[0], from[1]
+		token, err := maker.token(sessionToken, login)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, ok := reader.login(sessionToken, token); !ok || got != login {
+			t.Errorf("%s: token: %v, %v", name, got, ok)
+		}
+		if !reader.valid(deviceCookie, "data", maker.mac(deviceCookie, "data")) {
+			t.Errorf("%s: a cookie is not valid", name)
+		}
+		sealed, err := maker.seal(typedName, login, "alice")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := reader.open(typedName, login, sealed); got != "alice" {
+			t.Errorf("%s: opens as %q", name, got)
+		}
+		last := testKeys(t, "web", 3)
+		if _, ok := last.login(sessionToken, token); ok || last.valid(deviceCookie, "data", maker.mac(deviceCookie, "data")) || last.open(typedName, login, sealed) != "" {
+			t.Errorf("%s: a key that was taken away is believed", name)
+		}
+	}
+	now, err := testKeys(t, "web", 2, 1).token(sessionToken, login)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := testKeys(t, "web", 2).login(sessionToken, now); !ok {
+		t.Error("it is not the first key that signs")
 	}
 }
 

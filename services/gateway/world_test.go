@@ -90,7 +90,8 @@ func (w *world) later(d time.Duration) {
 func (w *world) gateway(adjust ...func(*runtime.Env)) string {
 	w.t.Helper()
 	server := httptest.NewUnstartedServer(w.handler(adjust...))
-	server.Config.ReadTimeout = 100 * time.Millisecond // waiting must outlast it
+	server.Config.ReadTimeout = 100 * time.Millisecond                                       // waiting must outlast it
+	server.Config.ReadHeaderTimeout, server.Config.IdleTimeout = 10*time.Second, time.Minute // left out, they were as short
 	server.Start()
 	w.t.Cleanup(server.Close)
 	return server.URL

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/chromedp/cdproto/browser"
+	"github.com/chromedp/cdproto/emulation"
 	"github.com/chromedp/chromedp"
 )
 
@@ -41,10 +42,19 @@ func TestActivateAndApprove(t *testing.T) {
 			s.picture("1-welcome")
 			s.do(chromedp.SendKeys("#link", "https://elsewhere.example/"), chromedp.Click("form .primary"))
 			s.shows(w("welcome.bad_link"))
+			s.wrong("link", w("welcome.bad_link"))
+			if kept := s.evaluate(`document.activeElement.value + getSelection()`); kept != strings.Repeat("https://elsewhere.example/", 2) {
+				t.Errorf("what was typed, and what of it the next paste replaces: %q", kept)
+			}
+			s.picture("1-wrong-link")
 			s.do(chromedp.Navigate(f.URL+"/authenticator#"+goodCode), chromedp.WaitVisible("#name"))
 			if at := s.evaluate("location.href"); strings.Contains(at, goodCode) {
 				t.Errorf("the code stays in the address: %s", at)
 			}
+			s.evaluate(`document.getElementById("name").value = " "`)
+			s.do(chromedp.Click("form .primary"))
+			s.shows(w("activate.bad_name"))
+			s.wrong("name", w("activate.bad_name"))
 			s.evaluate(`document.getElementById("name").value = "Pixel 9"`)
 			s.picture("2-activate")
 			s.do(chromedp.Click("form .primary"))
@@ -65,9 +75,7 @@ func TestActivateAndApprove(t *testing.T) {
 			s.picture("5-number")
 			s.press(w("prompt.approve"))
 			s.shows(w("prompt.wrong", "{left}", "2"))
-			if focused := s.evaluate("document.activeElement.id"); focused != "number" {
-				t.Errorf("after a wrong number the focus is on %q", focused)
-			}
+			s.focused("number")
 			s.picture("6-wrong")
 			s.do(chromedp.SendKeys("#number", number))
 			s.press(w("prompt.approve"))
@@ -237,6 +245,18 @@ func TestPromptsThatEnd(t *testing.T) {
 	s.shows(w("prompt.title"))
 	s.press(w("prompt.back"))
 	s.shows(w("prompts.title"))
+
+	// In a list too, about which nobody says anything; and what is over does not keep a new one from the screen.
+	s.evaluate(`document.querySelector(".request").focus()`)
+	f.change(func() {
+		for i := range f.prompts {
+			f.prompts[i].Expires = time.Now().Add(2 * time.Second)
+		}
+	})
+	s.shows(w("prompts.none"))
+	s.focused("H1")
+	f.ask(func(p *prompt) { p.App = "Wiki" })
+	s.shows(w("prompt.title"), "Wiki")
 }
 
 // Without a stream the app asks; without anything it says so, its shell works, and it comes back by itself.
@@ -321,6 +341,9 @@ func TestStreamThatIsHeldBack(t *testing.T) {
 	s.shows(w("prompt.title"))
 }
 
+// listed is how often the app has got the list of phones.
+const listed = `performance.getEntriesByType("resource").filter(({ name }) => name.endsWith("/devices")).length`
+
 func TestDevices(t *testing.T) {
 	for _, language := range []string{"en", "ja"} {
 		t.Run(language, func(t *testing.T) {
@@ -329,14 +352,32 @@ func TestDevices(t *testing.T) {
 			s := activated(t, f, language)
 			s.shows("Galaxy")
 			s.do(chromedp.Click(`//li[contains(., "Galaxy")]//button[1]`), chromedp.WaitVisible("#name-dOld"))
-			s.evaluate(`document.getElementById("name-dOld").value = "Galaxy S30"`)
 			s.picture("rename")
-			s.press(w("devices.save"))
-			s.shows("Galaxy S30")
-			s.do(chromedp.Click(`//li[contains(., "Galaxy")]//button[2]`))
+			s.do(chromedp.SetValue("#name-dOld", "Galaxy S30"), chromedp.SendKeys("#name-dOld", "\r"))
+			s.shows(w("notice.device_renamed", "{device}", "Galaxy S30"))
+			s.focused("rename-dOld")
+			s.do(chromedp.SendKeys("#rename-dPixel", "\r"), chromedp.SetValue("#name-dPixel", "Pixel 9"), chromedp.SendKeys("#name-dPixel", "\r"))
+			s.shows(w("notice.device_renamed", "{device}", "Pixel 9"), w("home.owner", "{user}", "alice", "{name}", "Pixel 9"))
+			s.focused("rename-dPixel")
+
+			// What is asked stays while the list changes, which is drawn when the answer is there.
+			s.do(chromedp.SendKeys("#remove-dOld", "\r"))
 			s.shows(w("devices.remove_other", "{name}", "Galaxy S30"))
 			s.picture("remove")
-			s.do(chromedp.Click(`//li[contains(., "Galaxy")]//button[contains(@class, "danger")]`), chromedp.WaitNotPresent(`//li[contains(., "Galaxy")]`))
+			asked := s.evaluate(listed)
+			f.change(func() {
+				f.phones = append(f.phones, phone{ID: "dTab", Name: "Xperia", Enrolled: time.Now(), Seen: time.Now()})
+				f.notices = []notice{{ID: "n1", Kind: "device_enrolled", Device: "Xperia", At: time.Now()}}
+			})
+			s.until(listed + " > " + asked)
+			if there := s.evaluate(`document.activeElement.textContent + document.querySelectorAll("#devices li").length`); there != w("devices.keep")+"2" {
+				t.Errorf("a phone was added while the user is asked: %q", there)
+			}
+			s.do(chromedp.KeyEvent("\r"), chromedp.WaitVisible("#rename-dTab"))
+			s.focused("remove-dOld")
+			s.do(chromedp.KeyEvent("\r"), chromedp.SendKeys("#devices .asking .danger", "\r"), chromedp.WaitNotPresent(`//li[contains(., "Galaxy")]`))
+			s.shows(w("notice.device_removed", "{device}", "Galaxy S30"))
+			s.focused("phones-title")
 
 			// Removed elsewhere, while a prompt is open.
 			f.ask(nil)
@@ -375,7 +416,18 @@ func TestNotices(t *testing.T) {
 				}
 			})
 			s.shows(w("notice.unknown_environment", "{app}", names[language]), w("notice.device_enrolled", "{device}", "Galaxy"))
+			if said := s.evaluate(`document.getElementById("live").textContent`); said != w("push.notice.detail") {
+				t.Errorf("said of the news: %q", said)
+			}
 			s.picture("notices")
+
+			// Who is about to answer one still is when it is gathered with another.
+			s.evaluate(`document.getElementById("not-me-n1").focus()`)
+			f.change(func() {
+				f.notices = append(f.notices, notice{ID: "n3", Kind: "unknown_environment", App: "demo", Browser: "Chrome, Linux", At: time.Now()})
+			})
+			s.shows(w("gathered.unknown_environment", "{count}", "2"))
+			s.focused("not-me-n1")
 			s.do(chromedp.Click(`//button[normalize-space()="` + w("notices.not_me") + `"]`))
 			s.shows(w("result.reported"))
 			s.picture("reported")
@@ -413,7 +465,8 @@ func TestNoticesAreGathered(t *testing.T) {
 			s.do(chromedp.Click(`//summary[contains(., "`+three+`")]`), chromedp.WaitVisible(`//details//button[normalize-space()="`+w("notices.was_me")+`"]`))
 			s.picture("opened")
 			s.do(chromedp.Click(`//details//button[normalize-space()="` + w("notices.was_me") + `"]`))
-			s.shows(w("gathered.unknown_environment", "{count}", "2"))
+			s.shows(w("gathered.unknown_environment", "{count}", "2"), w("notices.noted"))
+			s.focused("news-title")
 			s.do(chromedp.WaitVisible(`//details//button[normalize-space()="` + w("notices.was_me") + `"]`)) // still open
 			s.do(chromedp.Click(`//details//button[normalize-space()="` + w("notices.was_me") + `"]`))
 			s.do(chromedp.WaitNotPresent(`//summary[contains(., "Chrome")]`)) // one alone is a row as ever
@@ -479,6 +532,7 @@ func TestNotificationsThatDoNotWork(t *testing.T) {
 	s.permit(browser.PermissionSettingGranted)
 	s.press(w("notifications.turn_on"))
 	s.shows(w("notifications.failed"))
+	s.focused("notify-title")
 	s.picture("failed")
 	s.permit(browser.PermissionSettingDenied)
 	s.do(chromedp.Reload())
@@ -534,6 +588,23 @@ func TestLanguageWhileTyping(t *testing.T) {
 	s.shows(ja("prompt.busy"))
 	if got := s.evaluate(`document.getElementById("number").value + document.querySelector("form .primary").disabled`); got != "123456true" {
 		t.Errorf("number and button while an answer is on its way: %s", got)
+	}
+}
+
+// Without scripts the page says what is missing, and offers nothing that does not work.
+func TestWithoutScripts(t *testing.T) {
+	f := newFar(t)
+	s := open(t, f, "ja", "/assets/icon.svg")
+	if _, err := chromedp.Call(s.ctx, emulation.SetScriptExecutionDisabled, emulation.SetScriptExecutionDisabledParams{Value: true}); err != nil {
+		t.Fatal(err)
+	}
+	s.do(chromedp.Navigate(f.URL + "/authenticator"))
+	s.picture("page")
+	if got := s.evaluate(`document.querySelector("h1")?.innerText`); got != "This page needs JavaScript" {
+		t.Errorf("h1: %s", got)
+	}
+	if s.evaluate(`document.getElementById("language").checkVisibility()`) != "false" {
+		t.Error("a button without a name is shown")
 	}
 }
 

@@ -310,6 +310,9 @@ func (f *far) handle(device, request string, body []byte) (int, any) {
 		if in.Activation != goodCode {
 			return 422, map[string]any{"title": "Unprocessable Entity", "status": 422, "field": "activation"}
 		}
+		if in.Name == "" {
+			return 422, map[string]any{"title": "Unprocessable Entity", "status": 422, "field": "name"}
+		}
 		if f.full {
 			return 409, map[string]any{"title": "Conflict", "status": 409}
 		}
@@ -454,11 +457,35 @@ func (s *screen) shows(texts ...string) {
 	}
 }
 
+// until waits until an expression is true.
+func (s *screen) until(expression string) {
+	s.t.Helper()
+	if _, err := chromedp.Run(s.ctx, chromedp.Poll[bool](expression, chromedp.WithPollingTimeout(0))); err != nil {
+		s.t.Fatalf("waiting for %s: %v; there is %q", expression, err, s.text())
+	}
+}
+
 // workerReady waits until the service worker has kept the shell and taken over the page.
 func (s *screen) workerReady() {
 	s.t.Helper()
-	if _, err := chromedp.Run(s.ctx, chromedp.Poll[bool](`navigator.serviceWorker.controller?.state === "activated"`, chromedp.WithPollingTimeout(0))); err != nil {
-		s.t.Fatal(err)
+	s.until(`navigator.serviceWorker.controller?.state === "activated"`)
+}
+
+// focused checks where the focus is: the id of an element, or the name of one that has none.
+func (s *screen) focused(want string) {
+	s.t.Helper()
+	if at := s.evaluate(`document.activeElement.id || document.activeElement.tagName`); at != want {
+		s.t.Errorf("the focus is on %q, not on %q", at, want)
+	}
+}
+
+// wrong checks that a field has the focus, and says what is wrong with it.
+func (s *screen) wrong(id, problem string) {
+	s.t.Helper()
+	s.focused(id)
+	described := `document.activeElement.getAttribute("aria-describedby")`
+	if got := s.evaluate(`document.activeElement.getAttribute("aria-invalid") + " " + document.getElementById(` + described + `)?.textContent`); got != "true "+problem {
+		s.t.Errorf("#%s is %q", id, got)
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/chromedp/cdproto/emulation"
+	cdpage "github.com/chromedp/cdproto/page"
 	"github.com/chromedp/chromedp"
 
 	"github.com/sekisho/sekisho/services/internal/testenv"
@@ -28,6 +29,7 @@ type gateway struct {
 	answers chan string // codes that arrived
 	polled  chan struct{}
 	events  bool        // whether the stream of events works
+	says    chan string // if set, all that comes out of the stream
 	failing atomic.Bool // the next page is a 503
 
 	mu      sync.Mutex
@@ -85,6 +87,15 @@ func newGateway(t *testing.T, login Login, events bool) *gateway {
 			return
 		}
 		w.Header().Set("Content-Type", "text/event-stream")
+		for g.says != nil {
+			w.(http.Flusher).Flush()
+			select {
+			case message := <-g.says:
+				fmt.Fprint(w, message)
+			case <-r.Context().Done():
+				return
+			}
+		}
 		for {
 			login, changed := g.now()
 			fmt.Fprintf(w, "data: {\"version\": %d, \"status\": %q}\n\n", login.Version, login.Status)
@@ -221,15 +232,78 @@ func TestPageFollowsWithoutEventStream(t *testing.T) {
 	g := newGateway(t, pendingLogin(), false)
 	ctx := g.tab(t)
 	do(t, ctx, chromedp.Navigate(g.URL+"/login/0199"))
+	g.isPolled(t, ctx)
+	g.challenge()
+	await(t, ctx, `document.activeElement?.id === "code"`)
+	g.grant()
+	do(t, ctx, chromedp.WaitVisible("#arrived"))
+}
+
+// holdTimers keeps what a page would do after ten seconds or more until the test fires it.
+func holdTimers(t *testing.T, ctx context.Context) {
+	t.Helper()
+	_, err := chromedp.Call(ctx, cdpage.AddScriptToEvaluateOnNewDocument, cdpage.AddScriptToEvaluateOnNewDocumentParams{Source: `(() => {
+		const set = setTimeout, clear = clearTimeout, held = new Map();
+		let last = 0;
+		window.setTimeout = (act, ms) => {
+			if (ms < 10_000) return set(act, ms);
+			held.set(--last, {act, ms});
+			return last;
+		};
+		window.clearTimeout = (id) => held.delete(id) || clear(id);
+		window.timer = (ms) => [...held.keys()].findLast((id) => held.get(id).ms === ms) ?? 0;
+		window.fire = (ms) => {
+			const id = timer(ms), { act } = held.get(id);
+			held.delete(id);
+			act();
+		};
+	})()`})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (g *gateway) isPolled(t *testing.T, ctx context.Context) {
+	t.Helper()
 	select {
 	case <-g.polled:
 	case <-ctx.Done():
 		t.Fatal("the login API was not polled")
 	}
-	g.challenge()
-	await(t, ctx, `document.activeElement?.id === "code"`)
-	g.grant()
-	do(t, ctx, chromedp.WaitVisible("#arrived"))
+}
+
+// A stream that is open and carries nothing raises no error.
+func TestPageLeavesASilentStream(t *testing.T) {
+	const alive = "event: alive\ndata:\n\n"
+	for name, carry := range map[string]func(t *testing.T, g *gateway, ctx context.Context){
+		"from the start": func(t *testing.T, _ *gateway, ctx context.Context) {
+			await(t, ctx, `timer(10_000) !== 0`)
+			evaluate[struct{}](t, ctx, `fire(10_000)`)
+		},
+		"later": func(t *testing.T, g *gateway, ctx context.Context) {
+			g.says <- alive
+			await(t, ctx, `timer(40_000) !== 0 && timer(10_000) === 0`)
+			before := evaluate[int](t, ctx, `timer(40_000)`)
+			g.says <- alive
+			await(t, ctx, fmt.Sprintf(`timer(40_000) < %d`, before))
+			if len(g.polled) > 0 {
+				t.Error("the login API was polled while the stream lived")
+			}
+			evaluate[struct{}](t, ctx, `fire(40_000)`)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			g := newGateway(t, pendingLogin(), true)
+			g.says = make(chan string)
+			ctx := g.tab(t)
+			holdTimers(t, ctx)
+			do(t, ctx, chromedp.Navigate(g.URL+"/login/0199"))
+			carry(t, g, ctx)
+			g.isPolled(t, ctx)
+			g.challenge()
+			await(t, ctx, `document.activeElement?.id === "code"`)
+		})
+	}
 }
 
 // A gateway that restarts, or a proxy that has none for a moment, costs nobody the page.
@@ -268,6 +342,46 @@ func TestFormIsSentOnce(t *testing.T) {
 	})()`)
 	if sent != 1 {
 		t.Errorf("the form was sent %d times", sent)
+	}
+}
+
+// Who stops the browser while a form is on its way has the form again, and the page follows the login again.
+func TestFormIsThereAgain(t *testing.T) {
+	g := newGateway(t, pendingLogin(), true)
+	ctx := g.tab(t)
+	g.challenge()
+	holdTimers(t, ctx)
+	do(t, ctx, chromedp.Navigate(g.URL+"/login/0199"), chromedp.WaitReady("#code"))
+	await(t, ctx, `timer(40_000) !== 0`)
+	evaluate[struct{}](t, ctx, `window.addEventListener("submit", (event) => event.preventDefault())`) // what stopping it comes to
+	evaluate[struct{}](t, ctx, `document.getElementById("cancel").click()`)
+	before := evaluate[int](t, ctx, `timer(40_000)`)
+	g.change(func(l *Login) { l.Choices = []string{"sms", "push"} })
+	await(t, ctx, fmt.Sprintf(`timer(40_000) < %d`, before)) // it has heard
+	if busy := evaluate[bool](t, ctx, `document.querySelector("form[data-busy] [aria-disabled]") !== null && document.querySelector("main").dataset.version === "2"`); !busy {
+		t.Error("the form is not busy, or the page did not wait for it")
+	}
+	evaluate[struct{}](t, ctx, `fire(10_000)`)
+	await(t, ctx, `document.querySelector("main").dataset.version === "3"`)
+	if busy := evaluate[bool](t, ctx, `document.querySelector("[data-busy], [aria-disabled]") !== null`); busy {
+		t.Error("the form is still busy")
+	}
+}
+
+// At the end of its time a code's page says so, without being touched.
+func TestCodeRunsOut(t *testing.T) {
+	g := newGateway(t, pendingLogin(), true)
+	ctx := g.tab(t)
+	g.change(func(l *Login) {
+		l.Status, l.Challenge = "challenge", &Challenge{Round: 1, Factor: "sms", Expires: l.Now.Add(time.Second), ResendAt: l.Now, AttemptsLeft: 5}
+	})
+	do(t, ctx, chromedp.Navigate(g.URL+"/login/0199"), chromedp.WaitReady("#code"))
+	g.mu.Lock() // no news: the page asks by itself
+	g.login.Now, g.login.Notice = g.login.Challenge.Expires, "expired_code"
+	g.mu.Unlock()
+	do(t, ctx, chromedp.WaitVisible("#notice"))
+	if live := evaluate[string](t, ctx, `document.getElementById("live").textContent`); live != "Enter the code. This code has run out. Ask for a new one." {
+		t.Errorf("announced %q", live)
 	}
 }
 

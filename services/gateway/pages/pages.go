@@ -3,7 +3,7 @@
 //
 // Every page works without JavaScript: plain forms answered by 303, and a refresh while there is nothing
 // to do but wait. The module assets/login.js then adds live updates. It expects the login API of the same
-// origin: unnamed server-sent events whose data is the login's JSON, and the long poll; and for an invitation
+// origin: unnamed server-sent events whose data is the login's JSON, with "alive" ones between them, and the long poll; and for an invitation
 // the list of the user's phones.
 //
 // The pages hold no inline script and no inline style, so that the gateway can send a policy of
@@ -65,8 +65,8 @@ type StepUp struct {
 // Login follows one login through all of its states. Its forms post to /login/{ID}/answers (csrf, code),
 // /login/{ID}/factor (csrf, factor) and /login/{ID}/cancel (csrf, and then, which is "password" to go on with one).
 //
-// Notice is empty, "wrong_code", "bad_code", "undelivered" (a text message), "undelivered_push", "resent", "resent_push" or "too_soon";
-// of a push "wrong_number", "declined" or "not_counted", and "exhausted" where its challenge is so.
+// Notice is empty, "wrong_code", "bad_code", "checking", "expired_code", "expired_last" (there is no other), "undelivered" (a text message),
+// "undelivered_push", "resent", "resent_push", "too_soon" or "too_soon_push"; of a push "wrong_number", "declined" or "not_counted", and "exhausted" where its challenge is so.
 type Login struct {
 	ID, CSRF     string
 	App, AppName string
@@ -76,8 +76,9 @@ type Login struct {
 	Reason       string // with "failed": "attempts", "undelivered", else taken for "unavailable"
 	Version      int    // as the login API counts; the script fetches the page again when it grows
 	Deadline     time.Time
-	Challenge    *Challenge // with "challenge" only
-	Choices      []string   // factors that may be asked for, the present one included
+	Challenge    *Challenge           // with "challenge" only
+	Choices      []string             // factors that may be asked for, the present one included
+	Again        map[string]time.Time // when each may be asked for; zero, or absent, where at once
 	Notice       string
 	Declined     bool      // with "denied": the user declined on a phone
 	SignedIn     bool      // with "cancelled": this browser still has a session
@@ -97,6 +98,7 @@ type Challenge struct {
 	Number       string // push: the number to enter on the phone; empty where the phone does not ask for it
 	URL          string // push: where a provider hosts the approval; empty where the phone is asked
 	Exhausted    bool   // push: it takes no more answers in this login
+	Expired      bool   // an answer came too late
 	Question     string // token: the number to key into it
 }
 
@@ -145,6 +147,8 @@ type SignedOut struct {
 type Problem struct {
 	Status  int
 	OnPhone bool // below the authenticator, to which the way leads back
+	Start   bool // on the start page itself, to which there is nothing but another try
+	Posted  bool // the answer to a form, whose address shows nothing
 }
 
 func (SignIn) template() string     { return "signin" }
@@ -167,15 +171,24 @@ func (l Login) PushEnd() string {
 	if l.Challenge == nil || l.Challenge.Factor != "push" {
 		return ""
 	}
-	until := l.Until()
 	switch {
 	case l.Challenge.Exhausted:
 		return "exhausted"
-	case !until.IsZero() && !until.After(l.Now):
+	case l.over():
 		return "expired"
 	default:
 		return ""
 	}
+}
+
+// CodeOver reports whether the code that is asked for has run out, so that the person needs another.
+func (l Login) CodeOver() bool {
+	return l.Challenge != nil && l.Challenge.Factor != "push" && (l.Challenge.Expired || l.over())
+}
+
+func (l Login) over() bool {
+	until := l.Until()
+	return !until.IsZero() && !until.After(l.Now)
 }
 
 // Others returns the factors that the person may change to.

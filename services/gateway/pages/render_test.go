@@ -37,12 +37,26 @@ func everyPage(say func(string) string) map[string]Page {
 		"token": {Factor: "token", Hint: say("Token"), Question: say("1827"), ResendAt: now.Add(30 * time.Second)},
 	}
 	for factor, challenge := range challenges {
-		for _, notice := range []string{"", "wrong_code", "bad_code", "undelivered", "undelivered_push", "resent", "resent_push", "too_soon"} {
+		for _, notice := range []string{"", "wrong_code", "bad_code", "checking", "undelivered", "undelivered_push", "resent", "resent_push", "too_soon",
+			"too_soon_push"} {
 			l := login
 			challenge.Round, challenge.AttemptsLeft, challenge.Expires = 1, 4, now.Add(4*time.Minute)
 			l.Status, l.Notice, l.Challenge = "challenge", notice, new(challenge)
 			l.Choices = []string{"sms", "push", "token", say("later")}
 			all[fmt.Sprintf("challenge %s %s", factor, notice)] = l
+		}
+	}
+	for _, factor := range []string{"sms", "token"} {
+		for name, change := range map[string]func(*Login){
+			"over":      func(l *Login) { l.Challenge.Expires, l.Notice = now, "expired_code" },
+			"late":      func(l *Login) { l.Challenge.Expired, l.Notice = true, "expired_code" },
+			"over last": func(l *Login) { l.Challenge.Expires, l.Challenge.ResendAt, l.Notice = now, time.Time{}, "expired_last" },
+		} {
+			l := login
+			l.Status, l.Challenge, l.Choices = "challenge", new(challenges[factor]), []string{"sms", "push"}
+			l.Challenge.Round, l.Challenge.AttemptsLeft, l.Challenge.Expires = 1, 4, now.Add(4*time.Minute)
+			change(&l)
+			all["code "+factor+" "+name] = l
 		}
 	}
 	for name, change := range map[string]func(*Challenge){
@@ -101,6 +115,8 @@ func everyPage(say func(string) string) map[string]Page {
 	for _, status := range []int{400, 403, 404, 409, 429, 500, 502, 503} {
 		all[fmt.Sprint("problem ", status)] = Problem{Status: status}
 	}
+	all["problem at the start"] = Problem{Status: 503, Start: true}
+	all["problem of a form"] = Problem{Status: 403, Posted: true}
 	all["problem on the phone"] = Problem{Status: 404, OnPhone: true}
 	return all
 }
@@ -300,7 +316,7 @@ func TestDeniedSaysNoMore(t *testing.T) {
 func TestOnlyWaitingPagesReload(t *testing.T) {
 	p := newPages(t)
 	for name, page := range everyPage(plain) {
-		want := name == "pending" || strings.HasPrefix(name, "challenge push") || strings.HasPrefix(name, "push tap") || strings.HasPrefix(name, "push hosted")
+		want := name == "pending" || strings.HasPrefix(name, "challenge ") && strings.HasSuffix(name, " checking") || strings.HasPrefix(name, "challenge push") || strings.HasPrefix(name, "push tap") || strings.HasPrefix(name, "push hosted")
 		if got := strings.Contains(render(t, p, "en", page), `<noscript><meta http-equiv="refresh"`); got != want {
 			t.Errorf("%s: reloads %t, want %t", name, got, want)
 		}
@@ -340,9 +356,54 @@ func TestPushThatIsOver(t *testing.T) {
 	}
 }
 
+// Of a code that has run out the page asks for no more: what comes first is to have another one sent.
+func TestCodeThatIsOver(t *testing.T) {
+	p := newPages(t)
+	for name, page := range everyPage(plain) {
+		login, is := page.(Login)
+		if !is || login.Challenge == nil || login.Challenge.Factor == "push" {
+			continue
+		}
+		over, drawn := strings.HasPrefix(name, "code "), render(t, p, "en", page)
+		for part, want := range map[string]bool{
+			`class="notice warn" id="notice" role="status">This code has run out.`: over,
+			`class="secondary" id="confirm"`:                                       over,
+			`id="anew"`:                                                            over,
+			`class="primary" id="resend"`:                                          over && !login.Challenge.ResendAt.IsZero(),
+			`data-shown="countdown"`:                                               !over,
+		} {
+			if strings.Contains(drawn, part) != want && !(part == `data-shown="countdown"` && login.Until().IsZero()) {
+				t.Errorf("%s: %s is there: %t", name, part, !want)
+			}
+		}
+		if over && strings.Contains(drawn, "data-autosubmit") {
+			t.Errorf("%s: the code is sent by itself", name)
+		}
+		if !over && strings.Contains(drawn, `data-shown="countdown"`) && !strings.Contains(drawn, `data-again=""`) {
+			t.Errorf("%s: the page stays as it is at the end of its time", name)
+		}
+	}
+}
+
+// Who hears a page rather than sees it is told what is wrong where the page begins.
+func TestProblemsOfTheFormAreTold(t *testing.T) {
+	p := newPages(t)
+	for name, page := range everyPage(plain) {
+		signIn, is := page.(SignIn)
+		if !is {
+			continue
+		}
+		all := elements(t, render(t, p, "en", page))
+		i := slices.IndexFunc(all, func(e element) bool { _, ok := e.attr["autofocus"]; return ok })
+		if told := all[i].attr["aria-describedby"] == "problem"; told != (signIn.Problem != "") {
+			t.Errorf("%s: %s tells of the problem: %t", name, all[i].attr["id"], told)
+		}
+	}
+}
+
 func TestAutosubmitOnlyBeforeAnyMistake(t *testing.T) {
 	p := newPages(t)
-	for notice, want := range map[string]bool{"": true, "resent": true, "wrong_code": false, "bad_code": false} {
+	for notice, want := range map[string]bool{"": true, "resent": true, "wrong_code": false, "bad_code": false, "checking": false} {
 		page := render(t, p, "en", everyPage(plain)["challenge sms "+notice])
 		if got := strings.Contains(page, "data-autosubmit"); got != want {
 			t.Errorf("notice %q: autosubmit %t, want %t", notice, got, want)

@@ -33,22 +33,33 @@ function show(name, data, on, more = {}) {
     count();
   };
   clearTimeout(leaving);
+  say(""); // it would lie over the buttons of what is shown now
   shown = { name, draw, ...more };
   draw();
-  document.querySelector("h1").focus(); // so that a screen reader says where the user is
+  const at = document.querySelector("main [aria-invalid]") ?? document.querySelector("h1"); // so that a screen reader says where the user is
+  at.focus();
+  at.select?.(); // what is pasted or typed takes its place
 }
 
-// fill draws those parts of the screen that have changed, and leaves alone where the user is typing.
+// fill draws those parts of the screen that have changed, and leaves alone where the user is asked for a name or a decision.
 function fill() {
   for (const [id, data] of Object.entries(parts())) {
     const slot = document.getElementById(id);
     const drawn = JSON.stringify(data);
-    const focused = slot.contains(document.activeElement);
-    if (slot.drawn === drawn || focused && document.activeElement.tagName === "INPUT") continue;
+    if (slot.drawn === drawn || slot.querySelector(".asking")) continue;
+    const focused = slot.contains(document.activeElement) && document.activeElement;
     slot.drawn = drawn;
     slot.replaceChildren(...(views[id](t, data, actions) || []));
-    if (focused && shown.prompt) document.querySelector("h1").focus({ preventScroll: true }); // what had the focus is gone
+    if (focused) refocus(slot, focused.id);
   }
+}
+
+// refocus gives the focus back to what had it before its slot was drawn, also in a group that it has gone into, or to the title above
+// if it is gone.
+function refocus(slot, id) {
+  const same = document.getElementById(id);
+  same?.closest("details > ul")?.parentElement.setAttribute("open", "");
+  (same ?? slot.querySelector("h2") ?? document.querySelector("h1")).focus({ preventScroll: true });
 }
 
 // parts are what fill draws on this screen, by the id of the slot.
@@ -56,8 +67,9 @@ function parts() {
   const { prompt, busy } = shown;
   if (prompt) return { others: { waiting: open(prompt).length > 0, busy: Boolean(busy) } };
   if (shown.name !== "home") return {};
-  const told = known.prompts.length > 0 || ["live", "polling"].includes(known.connection); // else nobody knows whether there are any
-  return { ...known, prompts: told && known.prompts };
+  const waiting = open();
+  const told = waiting.length > 0 || ["live", "polling"].includes(known.connection); // else nobody knows whether there are any
+  return { owner: device && { user: device.user, name: device.name }, ...known, prompts: told && waiting };
 }
 
 // open are the prompts that can still be answered, but for one.
@@ -75,10 +87,13 @@ function count() {
   document.getElementById("left").textContent = `${Math.floor(left / 60)}:${String(left % 60).padStart(2, "0")}`;
   if (left % 5 === 0) channel?.hurry(); // nobody tells that a login went another way, or was given up
 }
-setInterval(count, 1000);
+setInterval(() => {
+  fill(); // nobody tells either that a prompt in a list has run out
+  count();
+}, 1000);
 
 function showHome() {
-  show("home", { device }, actions);
+  show("home", {}, actions);
   if (channel) loadDevices().catch(() => {}); // the next time; without a channel it comes with the connection
 }
 
@@ -89,8 +104,8 @@ function showNext() {
   else showHome();
 }
 
-function showWelcome(problem) {
-  show("welcome", { problem }, actions);
+function showWelcome(problem, link) {
+  show("welcome", { problem, link }, actions);
 }
 
 async function showActivate(state = {}) {
@@ -155,15 +170,17 @@ const same = (a, b) => a.login === b.login && a.round === b.round;
 // makes way for what is new.
 function follow(before) {
   const { prompts, notices } = known;
+  const waiting = open();
   const over = shown.prompt && !shown.busy && !prompts.some((prompt) => same(prompt, shown.prompt));
   if (over) showResult("over", shown.prompt);
-  const fresh = prompts.filter((prompt) => !before.prompts.some((old) => same(old, prompt)) && !(shown.about && same(shown.about, prompt)));
+  const fresh = waiting.filter((prompt) => !before.prompts.some((old) => same(old, prompt)) && !(shown.about && same(shown.about, prompt)));
   const news = notices.filter((notice) => !before.notices.some((old) => old.id === notice.id));
-  if (shown.name === "home" && prompts.length === 1 && fresh.length === 1 && !document.querySelector("main input:focus")) showPrompt(prompts[0]);
+  if (shown.name === "home" && waiting.length === 1 && fresh.length === 1 && !document.querySelector("main input:focus")) showPrompt(waiting[0]);
   else if (shown.name === "result" && fresh.length > 0) {
     showNext();
     if (over) say(t("result.over")); // the one that was just there, and looks alike
   } else if (shown.name === "result" && news.length > 0) showHome();
+  if (shown.name === "home" && news.length > 0) say(t("push.notice.detail"));
   if (news.some((notice) => notice.kind.startsWith("device_"))) loadDevices().catch(() => {}); // with the next, or when home is shown
 }
 
@@ -179,7 +196,6 @@ async function loadDevices() {
   if (device.vapid !== vapid || self && device.name !== self.name) {
     Object.assign(device, { vapid, name: self?.name ?? device.name });
     await keep("device", device);
-    if (shown.name === "home") shown.draw();
   }
   fill();
 }
@@ -236,7 +252,7 @@ const actions = {
   link(text) {
     code = text.slice(text.indexOf("#") + 1).trim();
     if (/^[\w-]{16,128}$/.test(code)) showActivate();
-    else showWelcome("bad_link");
+    else showWelcome("bad_link", text);
   },
   async activate(name) {
     await showActivate({ name, busy: true });
@@ -292,8 +308,9 @@ const actions = {
     if (!(await doing(call(device, "POST", `/v1/authenticator/notices/${item.id}`, { decision })))) return;
     settled.add(item.id);
     known.notices = known.notices.filter((other) => other.id !== item.id);
-    if (decision === "not_me" && shown.prompt) say(t("result.reported")); // it came meanwhile
-    else if (decision === "not_me") showResult("reported");
+    if (decision === "seen") say(t("notices.noted"));
+    else if (shown.prompt) say(t("result.reported")); // it came meanwhile
+    else showResult("reported");
     fill();
   },
   async notifications() {
@@ -307,17 +324,24 @@ const actions = {
     }
     fill();
   },
-  async rename(item, name) {
-    document.activeElement?.blur();
-    if (await doing(call(device, "PATCH", `/v1/authenticator/devices/${item.id}`, { name }))) await doing(loadDevices());
+  // rename and remove close what asked for them when the list can take its place.
+  async rename(item, name, close) {
+    if (!(await doing(call(device, "PATCH", `/v1/authenticator/devices/${item.id}`, { name })))) return;
+    await doing(loadDevices());
+    close();
+    fill();
+    say(t("notice.device_renamed", { device: name }));
   },
-  async remove(item) {
+  async remove(item, close) {
     if (!(await doing(call(device, "DELETE", `/v1/authenticator/devices/${item.id}`)))) return;
     if (item.this) {
       if (!(await wipe())) showWelcome();
     } else {
       await doing(loadDevices());
+      close();
+      fill();
     }
+    say(t("notice.device_removed", { device: item.name }));
   },
 };
 
@@ -333,10 +357,13 @@ async function doing(task) {
   }
 }
 
+let said; // the timer of what was said last
+
 function say(text) {
   const live = document.getElementById("live");
   live.textContent = text;
-  setTimeout(() => { if (live.textContent === text) live.textContent = ""; }, 8_000);
+  clearTimeout(said);
+  said = setTimeout(() => { live.textContent = ""; }, 8_000);
 }
 
 async function setLanguage(language) {
@@ -346,6 +373,7 @@ async function setLanguage(language) {
   const other = document.getElementById("language");
   other.textContent = t("language.other");
   other.lang = language === "ja" ? "en" : "ja";
+  other.hidden = false;
 }
 
 document.getElementById("language").addEventListener("click", async ({ currentTarget }) => {

@@ -4,6 +4,10 @@
 const main = () => document.querySelector("main");
 const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
+// A request that hangs, on a network that carries nothing, must not be waited for without end. The gateway answers a page at
+// once, a form after a few seconds, and a poll after the time that it is asked to wait.
+const patience = 10_000; // ms
+
 // Forms: one submission each, and the button that was used shows that it is busy. The button is not
 // disabled, since the browser would then leave its value out of the form.
 
@@ -15,15 +19,17 @@ document.addEventListener("submit", (event) => {
   }
   form.dataset.busy = "";
   event.submitter?.setAttribute("aria-disabled", "true");
+  setTimeout(() => release(form), patience); // nothing tells that the person has stopped the browser
 });
 
+function release(form) {
+  delete form.dataset.busy;
+  form.querySelector("[aria-disabled]")?.removeAttribute("aria-disabled");
+  if (main().dataset.login) catchUp(0); // what happened meanwhile was left for the page that was to come
+}
+
 // A page that comes back from the browser's cache is a new chance.
-window.addEventListener("pageshow", () => {
-  for (const form of document.querySelectorAll("form[data-busy]")) {
-    delete form.dataset.busy;
-    form.querySelector("[aria-disabled]")?.removeAttribute("aria-disabled");
-  }
-});
+window.addEventListener("pageshow", () => document.querySelectorAll("form[data-busy]").forEach(release));
 
 document.addEventListener("change", ({ target }) => {
   const reveals = target.closest("[data-reveals]")?.dataset.reveals;
@@ -36,10 +42,11 @@ document.addEventListener("change", ({ target }) => {
 let autosubmittedRound;
 
 function codeTyped(input) {
-  const digits = input.value.normalize("NFKC").replace(/\D/g, "").slice(0, input.maxLength);
+  const most = Number(input.dataset.digits ?? input.maxLength); // of an older release there is the latter only
+  const digits = input.value.normalize("NFKC").replace(/\D/g, "").slice(0, most);
   if (digits !== input.value) input.value = digits;
   const { round } = main().dataset;
-  if ("autosubmit" in input.dataset && digits.length === input.maxLength && autosubmittedRound !== round) {
+  if ("autosubmit" in input.dataset && digits.length === most && autosubmittedRound !== round) {
     autosubmittedRound = round;
     input.form.requestSubmit();
   }
@@ -51,7 +58,7 @@ document.addEventListener("input", (event) => {
 document.addEventListener("compositionend", ({ target }) => {
   if (target.id === "code") codeTyped(target);
 });
-// maxlength would cut "123 456" before the space is taken out.
+// A code that is pasted takes the place of what was typed.
 document.addEventListener("paste", (event) => {
   if (event.target.id !== "code") return;
   event.preventDefault();
@@ -76,7 +83,7 @@ function tick() {
     const clock = shown.countdown.format(new Date(time.dateTime));
     const minutes = Math.floor(left / 60);
     const seconds = String(left % 60).padStart(2, "0");
-    if (left === 0 && "again" in time.dataset) {
+    if (left === 0 && "again" in time.dataset && !leaving()) {
       delete time.dataset.again; // once at a time: the page that comes says what to do now
       refresh().catch(() => pause(5_000).then(() => (time.dataset.again = "")));
     }
@@ -135,10 +142,6 @@ function goOnward() {
   if (onward) location.replace(onward.href);
 }
 
-// A request that hangs, on a network that carries nothing, must not be waited for without end. The gateway answers a page at
-// once, and a poll after the time that it is asked to wait.
-const patience = 10_000; // ms
-
 async function refresh() {
   const response = await fetch(location.href, { redirect: "manual", headers: { Accept: "text/html" }, signal: AbortSignal.timeout(patience) });
   if (response.status >= 500) throw new Error(`status ${response.status}`); // it passes: this page stays until then
@@ -165,20 +168,38 @@ async function catchUp(heard) {
   catchingUp = false;
 }
 
+// A connection that has died, or a proxy that holds everything back, raises no error.
+const opening = 10_000; // ms, for the first word of a stream
+const silence = 40_000; // ms, after which it counts as dead: the server says something every 15 s
+
 function follow() {
-  const source = new EventSource(`${api()}/events`);
+  const source = new EventSource(`${api()}/events?alive`);
   let failures = 0;
+  let watchdog;
+  const giveUp = () => {
+    clearTimeout(watchdog);
+    source.close();
+    poll();
+  };
+  const within = (time) => {
+    clearTimeout(watchdog);
+    watchdog = setTimeout(giveUp, time);
+  };
+  within(opening);
+  source.addEventListener("alive", () => within(silence));
   source.addEventListener("message", async ({ data }) => {
     failures = 0;
+    within(silence);
     await catchUp(JSON.parse(data).version);
-    if (!open()) source.close();
+    if (!open()) {
+      clearTimeout(watchdog);
+      source.close();
+    }
   });
   source.addEventListener("error", () => {
     failures += 1;
-    if (source.readyState === EventSource.CLOSED || failures === 3) {
-      source.close();
-      poll();
-    }
+    if (source.readyState === EventSource.CLOSED || failures === 3) giveUp();
+    else within(opening);
   });
 }
 
