@@ -49,7 +49,7 @@ func (p *phone) meetBadBodies(s *system, method, path string) {
 	p.meet(s, http.StatusUnprocessableEntity, method, path, `{"nonsense": true}`)
 }
 
-func meetPhones(s *system, perSource int) {
+func meetPhones(s *system) {
 	s.t.Helper()
 	s.addUser("phones", "09011110041")
 	p := s.phone()
@@ -82,18 +82,15 @@ func meetPhones(s *system, perSource int) {
 
 	session := meetOwnPhones(s, p)
 	crowd := withHeader("X-Forwarded-For", "198.51.100.2")
-	for range perSource {
-		s.expect(http.StatusUnauthorized, http.MethodGet, s.HTTP+api+"/prompts", crowd, withHeader("Authorization", "Device a.b.c"))
-	}
 	for _, call := range phoneCalls(s.HTTP) {
 		s.expect(http.StatusUnauthorized, call.method, call.address, withBody(call.body))
-		s.expect(http.StatusTooManyRequests, call.method, call.address, withBody(call.body), crowd, withHeader("Authorization", "Device a.b.c"))
+		s.expectLimited(call.method, call.address, withBody(call.body), crowd, withHeader("Authorization", "Device a.b.c"))
 	}
 	for _, call := range ownPhoneCalls(s.HTTP) {
 		s.expect(http.StatusUnauthorized, call.method, call.address, withBody(call.body))
-		s.expect(http.StatusTooManyRequests, call.method, call.address, withBody(call.body), crowd, withBearer(session))
+		s.expectLimited(call.method, call.address, withBody(call.body), crowd, withBearer(session))
 	}
-	s.expect(http.StatusTooManyRequests, http.MethodGet, s.HTTP+"/devices", crowd, withCookie("__Host-sekisho", session))
+	s.expectLimited(http.MethodGet, s.HTTP+"/devices", crowd, withCookie("__Host-sekisho", session))
 }
 
 func meetPrompts(s *system, p *phone) {
