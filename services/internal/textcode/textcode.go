@@ -7,20 +7,19 @@ import (
 	"crypto/hmac"
 	"crypto/sha256"
 	"crypto/subtle"
-	"encoding/binary"
 	"fmt"
 	"strconv"
 
 	"github.com/sekisho/sekisho/events"
+	"github.com/sekisho/sekisho/services/internal/oath"
 )
 
 // digits is the length of a code.
 const digits = 6
 
 const (
-	label   = "sekisho text code v1"
-	minKey  = 32 // bytes; a key shorter than the hash's output weakens HMAC (RFC 2104 section 3)
-	modulus = 1_000_000
+	label  = "sekisho text code v1"
+	minKey = 32 // bytes; a key shorter than the hash's output weakens HMAC (RFC 2104 section 3)
 )
 
 // Codes derives codes. It is safe for concurrent use.
@@ -39,18 +38,10 @@ func (c *Codes) Code(login events.Login, round int) string {
 	mac := hmac.New(sha256.New, c.key)
 	// No part can hold a NUL, so no two rounds share an encoding.
 	mac.Write([]byte(label + "\x00" + login.Gateway + "\x00" + login.ID + "\x00" + strconv.Itoa(round)))
-	return truncate(mac.Sum(nil))
+	return oath.Truncate(mac.Sum(nil), digits)
 }
 
 // Equal reports whether answer is the code of a round of a login. How long it takes does not tell how much of it is right.
 func (c *Codes) Equal(login events.Login, round int, answer string) bool {
 	return subtle.ConstantTimeCompare([]byte(c.Code(login, round)), []byte(answer)) == 1
-}
-
-// truncate is the dynamic truncation of RFC 4226 section 5.3; with a hash longer than SHA-1 its last byte tells the
-// offset, as in RFC 6238.
-func truncate(sum []byte) string {
-	offset := sum[len(sum)-1] & 0x0f
-	number := binary.BigEndian.Uint32(sum[offset:]) & 0x7fffffff
-	return fmt.Sprintf("%0*d", digits, number%modulus)
 }
