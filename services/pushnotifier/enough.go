@@ -37,7 +37,7 @@ func (n *notifier) withEnough(h handler) handler {
 // more is the problem of a session whose user could have shown enough, and says which login to do it by; nil if no app can ask
 // the user for so much. A locked factor counts too: wrong codes, which anybody can send, must not make it easier.
 func (n *notifier) more(ctx context.Context, s *sessions.Session) (*httpapi.Problem, error) {
-	password, factors, err := n.accounts.Enrolled(ctx, s.User)
+	password, factors, err := n.accounts.Enrolled(ctx, s.User, n.now())
 	if err != nil {
 		return nil, err
 	}

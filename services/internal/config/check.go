@@ -81,6 +81,13 @@ func (c *Config) problems() []problem {
 	v.span("session.idle", c.Session.Idle, time.Second, 30*day)
 	v.span("session.absolute", c.Session.Absolute, time.Second, 90*day)
 	v.span("session.fresh", c.Session.Fresh, time.Second, 90*day)
+	v.number("token.look_ahead", c.Token.LookAhead, 0, 100)
+	v.number("token.resync", c.Token.Resync, 1, 1000)
+	v.span("token.reset", c.Token.Reset, time.Minute, day)
+	if c.Token.Question != 0 { // a short one is soon asked again, for the answer of a token that counts nothing
+		v.number("token.question", c.Token.Question, 8, 10)
+	}
+	v.number("token.per_user", c.Token.PerUser, 1, 20)
 	v.number("limits.logins_per_source", c.Limits.LoginsPerSource, 1, plenty)
 	v.number("limits.device_per_source", c.Limits.DevicePerSource, 1, plenty)
 	v.number("limits.sms_per_user", c.Limits.SMSPerUser, 1, plenty)

@@ -20,6 +20,7 @@ type Config struct {
 	Password Password `yaml:"password"`
 	Phone    Phone    `yaml:"phone"`
 	Session  Session  `yaml:"session"`
+	Token    Token    `yaml:"token"`
 	Limits   Limits   `yaml:"limits"`
 	Risk     Risk     `yaml:"risk"`
 	SMS      SMS      `yaml:"sms"`
@@ -120,6 +121,15 @@ type Session struct {
 	Idle     time.Duration `yaml:"idle"`     // without a request, in whole seconds; default 1h
 	Absolute time.Duration `yaml:"absolute"` // at all, however long idle is; default 12h
 	Fresh    time.Duration `yaml:"fresh"`    // how old a login or step-up may be for its user to add or change phones; default 10m
+}
+
+// Token is one-time password tokens.
+type Token struct {
+	LookAhead int           `yaml:"look_ahead"` // events that a token may be ahead when its code is checked; default 10
+	Resync    int           `yaml:"resync"`     // the same, or steps of time either way, when a token is resynchronized or was reset: each guess at one that was reset hits one of so many codes; default 100
+	Reset     time.Duration `yaml:"reset"`      // how long codes of a token that was reset are looked for as far away as resync says; default 1h
+	Question  int           `yaml:"question"`   // digits of the question that goes with each challenge, for tokens with a keypad (OCRA): 8 to 10; 0: none is asked; default 0
+	PerUser   int           `yaml:"per_user"`   // tokens that one user may have; default 5
 }
 
 // Limits bound what one source, user or number may cause.
@@ -248,6 +258,7 @@ func Default() *Config {
 		Password: Password{Memory: 19 << 10, Time: 2, Threads: 1, Concurrent: runtime.GOMAXPROCS(0), MinLength: 8},
 		Phone:    Phone{Region: "JP"},
 		Session:  Session{Idle: time.Hour, Absolute: 12 * time.Hour, Fresh: 10 * time.Minute},
+		Token:    Token{LookAhead: 10, Resync: 100, Reset: time.Hour, PerUser: 5},
 		Limits:   Limits{LoginsPerSource: 300, DevicePerSource: 3000, SMSPerUser: 10, SMSPerNumber: 10, NoticesPerUser: 5, PushPerUser: 10, PushPerSource: 60},
 		Risk:     Risk{Timeout: time.Second, Concurrency: 100, Keep: 90 * 24 * time.Hour},
 		SMS:      SMS{Timeout: 3 * time.Second, Concurrency: 256, Keep: 30 * 24 * time.Hour},

@@ -35,6 +35,7 @@ lock: {after: 5, first: 1m, max: 1h, disable_after: 50}
 password: {memory: 19456, time: 2, threads: 1, min_length: 8, blocklist: ""}
 phone: {region: JP}
 session: {idle: 1h, absolute: 12h, fresh: 10m}
+token: {look_ahead: 10, resync: 100, reset: 1h, question: 0, per_user: 5}
 limits: {logins_per_source: 300, device_per_source: 3000, sms_per_user: 10, sms_per_number: 10, notices_per_user: 5, push_per_user: 10, push_per_source: 60}
 risk: {static: "", url: "", collector: "", timeout: 1s, concurrency: 100, keep: 2160h}
 sms: {providers: [], timeout: 3s, concurrency: 256, keep: 720h}
@@ -122,7 +123,7 @@ func TestSettingsStandAlone(t *testing.T) {
 	for _, text := range []string{
 		"session: {absolute: 1s}", "session: {idle: 1s}", "session: {fresh: 24h}",
 		"lock: {first: 2h}", "lock: {max: 1s}", "lock: {after: 100}", "lock: {disable_after: 1}",
-		"code: {ttl: 10m}", "login: {deadline: 1s}", "push: {ttl: 10m}", "attempts: 1",
+		"code: {ttl: 10m}", "login: {deadline: 1s}", "token: {look_ahead: 0}", "token: {question: 8}", "token: {resync: 1}", "push: {ttl: 10m}", "attempts: 1",
 	} {
 		if _, err := Load(write(t, text)); err != nil {
 			t.Errorf("%s: %v", text, err)
@@ -196,6 +197,11 @@ func TestErrorsNameLineAndKey(t *testing.T) {
 		{"FCM without a URL", "push:\n  fcm: {project: p, key_file: k, url: ''}\n", ":2: push.fcm.url"},
 		{"Mamoru without a secret", "push:\n  mamoru: {url: 'https://mamoru.example'}\n", ":2: push.mamoru.token_file: missing"},
 		{"page of Mamoru that is no URL", "push:\n  mamoru: {url: 'https://mamoru.example', token_file: t, approve_url: approve}\n", ":2: push.mamoru.approve_url"},
+		{"look-ahead that finds guesses", "token: {look_ahead: 101}\n", ":1: token.look_ahead: 101: want 0 to 100"},
+		{"resynchronization that looks nowhere", "token:\n  resync: 0\n", ":2: token.resync: 0: want 1 to 1000"},
+		{"question that is easily asked twice", "token:\n  per_user: 1\n  question: 3\n", ":3: token.question: 3: want 8 to 10"},
+		{"question too long to type", "token: {question: 11}\n", ":1: token.question: 11: want 8 to 10"},
+		{"no tokens", "token: {per_user: 0}\n", ":1: token.per_user: 0: want 1 to 20"},
 		{"fraction", "code: {}\nlock:\n  after: 3.5\n", ":3: lock.after: 3.5: want a whole number"},
 		{"level", "log: {level: loud}\n", ":1: log.level"},
 		{"region", "phone: {region: Japan}\n", ":1: phone.region"},

@@ -211,7 +211,7 @@ func (f *Folder) Password(role string) (string, error) {
 	return passwords[role], nil
 }
 
-// Key is a secret key of [KeySize] bytes: "code" of the codes in text messages, "directory" of the stand-ins for users who do not exist,
+// Key is a secret key of [KeySize] bytes: "code" of the codes in text messages, "token" of the secrets of tokens, "directory" of the stand-ins for users who do not exist,
 // "risk" of the networks that users log in from.
 func (f *Folder) Key(name string) ([]byte, error) {
 	keys, err := f.Keys(name)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -49,12 +50,13 @@ func (a *Accounts) mayLogIn(ctx context.Context, users []string) (may []bool, er
 }
 
 // Enrolled is what a user has to log in with: a password or none, and factors, those that are locked too.
-func (a *Accounts) Enrolled(ctx context.Context, user string) (password bool, factors []events.Factor, err error) {
-	var phone, push bool
+func (a *Accounts) Enrolled(ctx context.Context, user string, now time.Time) (password bool, factors []events.Factor, err error) {
+	var phone, push, token bool
 	err = a.db.QueryRow(ctx, `
-		SELECT EXISTS (SELECT FROM directory.passwords WHERE user_id = $1),
-			EXISTS (SELECT FROM directory.phones WHERE user_id = $1),
-			EXISTS (SELECT FROM directory.devices WHERE user_id = $1)`, user).Scan(&password, &phone, &push)
+		SELECT EXISTS (SELECT FROM directory.passwords WHERE user_id = $2),
+			EXISTS (SELECT FROM directory.phones WHERE user_id = $2),
+			EXISTS (SELECT FROM directory.devices WHERE user_id = $2),
+			EXISTS (SELECT FROM directory.tokens t WHERE t.user_id = $2 AND `+tokenIsGood+`)`, now, user).Scan(&password, &phone, &push, &token)
 	if err != nil {
 		return false, nil, fmt.Errorf("directory: what is enrolled: %w", err)
 	}
@@ -63,6 +65,9 @@ func (a *Accounts) Enrolled(ctx context.Context, user string) (password bool, fa
 	}
 	if push {
 		factors = append(factors, events.Push)
+	}
+	if token {
+		factors = append(factors, events.Token)
 	}
 	return password, factors, nil
 }

@@ -3,9 +3,11 @@ package directory
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/sekisho/sekisho/services/internal/coalesce"
@@ -134,6 +136,18 @@ func (a *Attempts) Finish(ctx context.Context, r Result, tell func() error) erro
 }
 
 func (a *Attempts) finish(ctx context.Context, results []Result) ([]struct{}, error) {
+	right := !slices.ContainsFunc(results, func(r Result) bool { return !r.Right })
+	// Nobody waits for the disk where all are right: what a crash of the database can undo is that their counts are taken back.
+	if err := again(func() error { return a.note(ctx, a.db, results, right) }); err != nil {
+		return nil, fmt.Errorf("directory: finish attempts: %w", err)
+	}
+	return make([]struct{}, len(results)), nil
+}
+
+// note stores results, in a transaction or as one. A relaxed one's commit does not wait for the disk.
+func (a *Attempts) note(ctx context.Context, db interface {
+	Exec(ctx context.Context, statement string, args ...any) (pgconn.CommandTag, error)
+}, results []Result, relaxed bool) error {
 	const statement = `
 		WITH noted AS (
 			UPDATE directory.verdicts v SET verdict = f.verdict
@@ -147,20 +161,12 @@ func (a *Attempts) finish(ctx context.Context, results []Result) ([]struct{}, er
 		FROM noted n
 		WHERE n.is_right AND c.authenticator = n.authenticator AND (c.device = n.counted_on OR n.counted_on = '' AND c.device = n.device)`
 	attempts, verdicts, rights := make([]Attempt, len(results)), make([]string, len(results)), make([]bool, len(results))
-	right := true // all of them, and nobody waits for the disk: what a crash of the database can undo is that their counts are taken back
 	for i, r := range results {
 		attempts[i], verdicts[i], rights[i] = r.Attempt, r.Verdict, r.Right
-		right = right && r.Right
 	}
 	events, digests, authenticators, devices := columns(attempts)
-	err := again(func() error {
-		_, err := a.db.Exec(ctx, statement, events, digests, authenticators, devices, verdicts, rights, a.now(), right)
-		return err
-	})
-	if err != nil {
-		return nil, fmt.Errorf("directory: finish attempts: %w", err)
-	}
-	return make([]struct{}, len(results)), nil
+	_, err := db.Exec(ctx, statement, events, digests, authenticators, devices, verdicts, rights, a.now(), relaxed)
+	return err
 }
 
 func columns(attempts []Attempt) (events []string, digests [][]byte, authenticators, devices []string) {
@@ -197,7 +203,7 @@ func Purge(ctx context.Context, db *pgxpool.Pool, now time.Time) error {
 	}
 	const counters = `
 		DELETE FROM directory.counters
-		WHERE changed_at < $1 AND (failures = 0 OR authenticator LIKE 'password:?%')`
+		WHERE changed_at < $1 AND (failures = 0 OR authenticator LIKE '%:?%')`
 	if _, err := db.Exec(ctx, counters, now.Add(-keep)); err != nil {
 		return fmt.Errorf("directory: purge counters: %w", err)
 	}

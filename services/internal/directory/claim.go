@@ -59,7 +59,7 @@ func (c *Claims) Begin(ctx context.Context, claim Claim) (*Account, Attempt, Sta
 func (c *Claims) claim(ctx context.Context, claims []*Claim) ([]claimed, error) {
 	// Ids hold no spaces: what a gateway says that does is nobody's.
 	const statement = `
-		SELECT a.n, a.id, a.locale, a.primary_method, a.generation, a.enabled, a.locked, a.hash, a.phone, a.given_up, a.shut, a.push,
+		SELECT a.n, a.id, a.locale, a.primary_method, a.generation, a.enabled, a.locked, a.hash, a.phone, a.given_up, a.shut, a.push, a.token,
 		       a.authenticator, a.device, s.allowed, s.verdict, s.contended
 		FROM (SELECT q.n, q.event, q.digest, 'password:' || coalesce(u.id, q.stranger) AS authenticator,
 				CASE WHEN u.id = ANY(string_to_array(q.users, ' ')) THEN q.device ELSE '' END AS device, ` + accountColumns + `
@@ -102,4 +102,13 @@ func (c *Claims) claim(ctx context.Context, claims []*Claim) ([]claimed, error) 
 		return nil, fmt.Errorf("directory: claims: %w", err)
 	}
 	return out, nil
+}
+
+// Tokens reports whether there is any token, be it nobody's yet: which users have one is not to be told by when strangers change.
+func (c *Claims) Tokens(ctx context.Context) (some bool, err error) {
+	err = c.db.QueryRow(ctx, `SELECT (SELECT true FROM directory.tokens LIMIT 1) IS NOT NULL`).Scan(&some)
+	if err != nil {
+		return false, fmt.Errorf("directory: look for tokens: %w", err)
+	}
+	return some, nil
 }

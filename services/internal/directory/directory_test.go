@@ -555,6 +555,7 @@ func TestPurge(t *testing.T) {
 	guess(t, d, "1", "password:u", "", false)
 	guess(t, d, "2", "password:?0123", "", false)
 	guess(t, d, "3", "password:v", "", true)
+	guess(t, d, "4", "token:?0123", "", false)
 	count := func(table string) (n int) {
 		t.Helper()
 		if err := db.Pool(t, "").QueryRow(t.Context(), `SELECT count(*) FROM `+table).Scan(&n); err != nil {
@@ -565,7 +566,7 @@ func TestPurge(t *testing.T) {
 	if err := Purge(t.Context(), recorder, at.now()); err != nil {
 		t.Fatal(err)
 	}
-	if v, c := count("directory.verdicts"), count("directory.counters"); v != 3 || c != 3 {
+	if v, c := count("directory.verdicts"), count("directory.counters"); v != 4 || c != 4 {
 		t.Errorf("purged too early: %d verdicts, %d counters are left", v, c)
 	}
 	if err := Purge(t.Context(), recorder, at.now().Add(keep+time.Second)); err != nil {

@@ -37,13 +37,14 @@ func (c *Claims) Account(ctx context.Context, who Who) (*Account, error) {
 }
 
 // accountColumns and accountJoins read the Account of a user u, who need not exist, on a device q.device. The parameters $1 and $2 are the
-// time and Rule.After. It is not EXISTS that finds out whether there is a device: PostgreSQL may answer that by reading all devices there are.
+// time and Rule.After. It is not EXISTS that finds out whether there is a device or a token: PostgreSQL may answer that by reading all there are.
 const (
 	accountColumns = `
 		coalesce(u.id, '') AS id, coalesce(u.locale, '') AS locale, coalesce(u.primary_method, '') AS primary_method,
 		coalesce(u.generation, 0) AS generation, coalesce(u.enabled, false) AS enabled, coalesce(u.locked, false) AS locked, coalesce(p.hash, '') AS hash, h.user_id IS NOT NULL AS phone,
 		coalesce(own.failures >= $2, false) AS given_up, coalesce(shared.locked_until > $1, false) AS shut,
-		(SELECT true FROM directory.devices d WHERE d.user_id = u.id LIMIT 1) IS NOT NULL AS push`
+		(SELECT true FROM directory.devices d WHERE d.user_id = u.id LIMIT 1) IS NOT NULL AS push,
+		(SELECT true FROM directory.tokens t WHERE t.user_id = u.id AND ` + tokenIsGood + ` LIMIT 1) IS NOT NULL AS token`
 	accountJoins = `
 		LEFT JOIN directory.passwords p ON p.user_id = u.id
 		LEFT JOIN directory.phones h ON h.user_id = u.id
@@ -53,13 +54,13 @@ const (
 
 // An accountRow is accountColumns of one user.
 type accountRow struct {
-	account                    Account
-	phone, givenUp, shut, push bool
+	account                           Account
+	phone, givenUp, shut, push, token bool
 }
 
 func (r *accountRow) fields() []any {
 	a := &r.account
-	return []any{&a.ID, &a.Locale, &a.Primary, &a.Generation, &a.Enabled, &a.Locked, &a.Password, &r.phone, &r.givenUp, &r.shut, &r.push}
+	return []any{&a.ID, &a.Locale, &a.Primary, &a.Generation, &a.Enabled, &a.Locked, &a.Password, &r.phone, &r.givenUp, &r.shut, &r.push, &r.token}
 }
 
 // of is the account for w, whose device counts only if this user logged in with it before.
@@ -73,6 +74,9 @@ func (r *accountRow) of(w *Who) *Account {
 	}
 	if r.push {
 		found.Factors = append(found.Factors, events.Push)
+	}
+	if r.token { // a locked one too: its answers are rejected, so that nobody who only knows the name learns of the lock
+		found.Factors = append(found.Factors, events.Token)
 	}
 	return &found
 }

@@ -38,6 +38,7 @@ type User struct {
 	Phone       string // E.164; "" for none
 	HasPassword bool
 	HasDevice   bool
+	HasToken    bool
 	Created     time.Time
 	Changed     time.Time
 }
@@ -54,7 +55,8 @@ func NewUsers(outbox *Outbox) *Users { return &Users{db: outbox.db, now: outbox.
 
 const selectUser = `
 	SELECT u.id, u.name, u.locale, u.primary_method, u.enabled, u.locked, coalesce(h.number, ''), p.user_id IS NOT NULL,
-	       (SELECT true FROM directory.devices d WHERE d.user_id = u.id LIMIT 1) IS NOT NULL, u.created_at, u.changed_at
+	       (SELECT true FROM directory.devices d WHERE d.user_id = u.id LIMIT 1) IS NOT NULL,
+	       (SELECT true FROM directory.tokens t WHERE t.user_id = u.id LIMIT 1) IS NOT NULL, u.created_at, u.changed_at
 	FROM directory.users u
 	LEFT JOIN directory.phones h ON h.user_id = u.id
 	LEFT JOIN directory.passwords p ON p.user_id = u.id `
@@ -212,7 +214,7 @@ func (u *Users) Unlock(ctx context.Context, id string) error {
 		if err != nil {
 			return err
 		}
-		if err := clearCounters(ctx, tx, PasswordOf(id), SMSOf(id)); err != nil || tag.RowsAffected() == 0 {
+		if err := clearCounters(ctx, tx, PasswordOf(id), SMSOf(id), TokenOf(id)); err != nil || tag.RowsAffected() == 0 {
 			return err
 		}
 		return u.outbox.announce(ctx, tx, "unlocked", id, struct{}{})
@@ -223,14 +225,20 @@ func (u *Users) Unlock(ctx context.Context, id string) error {
 	return nil
 }
 
-// Delete removes a user and everything that the directory knows of it.
+// Delete removes a user and everything that the directory knows of it. Tokens stay, and are nobody's.
 func (u *Users) Delete(ctx context.Context, id string) error {
 	err := u.outbox.commit(ctx, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, `SELECT FROM directory.users WHERE id = $1 FOR UPDATE`, id); err != nil { // before its tokens, as in Tokens.change
+			return err
+		}
+		if _, err := tx.Exec(ctx, `UPDATE directory.tokens SET user_id = NULL, assigned_at = NULL, pin = NULL WHERE user_id = $1`, id); err != nil {
+			return err
+		}
 		tag, err := tx.Exec(ctx, `DELETE FROM directory.users WHERE id = $1`, id)
 		if err != nil {
 			return err
 		}
-		if err := clearCounters(ctx, tx, PasswordOf(id), SMSOf(id)); err != nil || tag.RowsAffected() == 0 {
+		if err := clearCounters(ctx, tx, PasswordOf(id), SMSOf(id), TokenOf(id)); err != nil || tag.RowsAffected() == 0 {
 			return err
 		}
 		return u.outbox.announce(ctx, tx, "deleted", id, struct{}{})
@@ -248,9 +256,9 @@ func clearCounters(ctx context.Context, tx pgx.Tx, authenticators ...string) err
 
 // An Authenticator is something that a user can log in with.
 type Authenticator struct {
-	ID       string // "password", "sms" or, of a device, "push:<device>"
-	Kind     string // "password", "sms", "push"
-	Name     string // of a device, as the user calls it
+	ID       string // "password", "sms", of a device "push:<device>", of a token "token:<id>"
+	Kind     string // "password", "sms", "push", "token"
+	Name     string // of a device, as the user calls it; of a token, its serial
 	Changed  time.Time
 	Failures int  // in a row, from unknown devices
 	Locked   bool // by failures
@@ -262,7 +270,8 @@ func (u *Users) Authenticators(ctx context.Context, id string) ([]Authenticator,
 		SELECT a.id, a.kind, a.name, a.changed_at, coalesce(c.failures, 0), coalesce(c.locked_until > $2, false)
 		FROM (SELECT 'password' AS id, 'password' AS kind, '' AS name, user_id, changed_at FROM directory.passwords
 		      UNION ALL SELECT 'sms', 'sms', '', user_id, changed_at FROM directory.phones
-		      UNION ALL SELECT 'push:' || id, 'push', name, user_id, enrolled_at FROM directory.devices) a
+		      UNION ALL SELECT 'push:' || id, 'push', name, user_id, enrolled_at FROM directory.devices
+		      UNION ALL SELECT 'token:' || id, 'token', serial, user_id, assigned_at FROM directory.tokens WHERE user_id IS NOT NULL) a
 		LEFT JOIN directory.counters c ON c.authenticator = a.kind || ':' || a.user_id AND c.device = ''
 		WHERE a.user_id = $1 ORDER BY a.kind, a.changed_at, a.id`
 	rows, err := u.db.Query(ctx, query, id, u.now())

@@ -48,7 +48,7 @@ func NKeys(cfg *config.Config, folder *credentials.Folder) (map[string]string, e
 func Credentials(cfg *config.Config, folder *credentials.Folder, now time.Time) error {
 	contents := credentials.Contents{
 		Roles:   migrations.Roles,
-		Keys:    []string{"code", "directory", "risk", "gateway-" + cfg.Gateway.Name},
+		Keys:    []string{"code", "token", "directory", "risk", "gateway-" + cfg.Gateway.Name},
 		Signing: []string{"vapid"},
 	}
 	for _, u := range bus.Users(Gateways(cfg)) {
