@@ -239,7 +239,7 @@ type Wanted struct {
 // Challenged says that a challenge is on its way to the user.
 type Challenged struct {
 	Factor   Factor    `json:"factor"`
-	Hint     string    `json:"hint,omitempty"`     // masked phone number or name of the token; none of a push
+	Hint     string    `json:"hint,omitempty"`     // masked phone number; none of a push or a token
 	Question string    `json:"question,omitempty"` // OCRA question (RFC 6287)
 	Expires  time.Time `json:"expires"`
 	ResendAt time.Time `json:"resend_at,omitzero"`
@@ -289,8 +289,8 @@ type Rejected struct {
 // Verified says that the round's challenge was answered rightly.
 type Verified struct {
 	Factor        Factor `json:"factor"`
-	Authenticator string `json:"authenticator"` // opaque id
-	Counter       int64  `json:"counter,omitempty"`
+	Authenticator string `json:"authenticator"`     // opaque id
+	Counter       int64  `json:"counter,omitempty"` // of [Token]: the event or step of time whose code was accepted
 }
 
 // Chosen says that the user leaves the round of the same number for another factor, or for the same again. Its event carries a nonce.

@@ -72,7 +72,11 @@ func (v *verifier) answer(ctx context.Context, e *events.Event, requested *event
 		case identity.Session != "":
 			from := events.Login{Gateway: e.Login.Gateway, ID: identity.Session}
 			found.Session, reason, err = v.checkSession(ctx, from, account)
-		case account == nil || !account.Enabled || account.Locked || len(account.Factors) == 0:
+		case requested.Prefer == events.Token && v.tokens.Load() && !may(account, events.Token):
+			// Who brings a token's code is asked for it under any name, so that it does not tell who has a token.
+			account, found.Decoy = v.stranger(name), true
+			account.Factors = []events.Factor{events.Token}
+		case !may(account, events.Factors...):
 			account, found.Decoy = v.stranger(name), true
 		}
 	}
@@ -88,6 +92,12 @@ func (v *verifier) answer(ctx context.Context, e *events.Event, requested *event
 	found.Subject, err = v.sealer.Seal("riskassessor", e.Login.Subject(events.StepIdentified, 0), "subject",
 		events.Subject{UserHash: hex.EncodeToString(hash[:])})
 	return events.New(e.Login, 0, found), result, err
+}
+
+// may reports whether there is such an account, which may log in and has one of the factors.
+func may(account *directory.Account, factors ...events.Factor) bool {
+	return account != nil && account.Enabled && !account.Locked &&
+		slices.ContainsFunc(account.Factors, func(f events.Factor) bool { return slices.Contains(factors, f) })
 }
 
 // deviceHash is the name of a browser as counters and events carry it.

@@ -10,6 +10,7 @@ package identityverifier
 
 import (
 	"context"
+	"sync/atomic"
 	"time"
 
 	"github.com/sekisho/sekisho/events"
@@ -35,12 +36,13 @@ type verifier struct {
 	hasher   *directory.Hasher
 	opener   *events.Opener
 	sealer   *events.Sealer
-	secret   []byte // makes strangers: see stranger
+	secret   []byte      // makes strangers: see stranger
+	tokens   atomic.Bool // there are tokens here
 	now      func() time.Time
 }
 
 // Build makes the worker.
-func Build(_ context.Context, env *runtime.Env) (*runtime.Worker, error) {
+func Build(ctx context.Context, env *runtime.Env) (*runtime.Worker, error) {
 	opener, err := env.Credentials.Opener(Name)
 	if err != nil {
 		return nil, err
@@ -67,12 +69,32 @@ func Build(_ context.Context, env *runtime.Env) (*runtime.Worker, error) {
 		secret:   secret,
 		now:      env.Now,
 	}
+	if _, err := v.look(ctx); err != nil { // before the first login: strangers must not change when the worker is restarted
+		v.claims.Close()
+		v.sessions.Close()
+		return nil, err
+	}
 	return &runtime.Worker{
 		Handlers: []bus.Handler{bus.On(v.identify)},
 		Run: []func(context.Context) error{
 			func(ctx context.Context) error { return env.Credentials.Follow(ctx, Name, opener) },
 			func(ctx context.Context) error { return env.Credentials.Supply(ctx, sealer) },
+			func(ctx context.Context) error {
+				return runtime.Repeat(ctx, env.Log, lookEvery, nil, "can not find out whether there are tokens", v.look)
+			},
 		},
 		Close: func() { v.claims.Close(); v.sessions.Close() },
 	}, nil
+}
+
+// lookEvery is how often it is looked for what strangers may have. Who changes it is an admin, once.
+const lookEvery = time.Minute
+
+// look finds out what users here can have.
+func (v *verifier) look(ctx context.Context) (more bool, err error) {
+	some, err := v.claims.Tokens(ctx)
+	if err == nil {
+		v.tokens.Store(some)
+	}
+	return false, err
 }

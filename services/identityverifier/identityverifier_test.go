@@ -19,6 +19,7 @@ import (
 	"github.com/sekisho/sekisho/services/internal/config"
 	"github.com/sekisho/sekisho/services/internal/credentials"
 	"github.com/sekisho/sekisho/services/internal/directory"
+	"github.com/sekisho/sekisho/services/internal/oath"
 	"github.com/sekisho/sekisho/services/internal/runtime"
 	"github.com/sekisho/sekisho/services/internal/sessions"
 	"github.com/sekisho/sekisho/services/internal/testenv"
@@ -362,6 +363,68 @@ func TestStrangers(t *testing.T) {
 	if len(ids) != 200 || len(kinds) != 3 || kinds["[sms]"] < 20 || kinds["[sms push]"] < 20 || kinds["[push]"] < 20 {
 		t.Errorf("%d strangers who have %v", len(ids), kinds)
 	}
+}
+
+// give gives a user a token.
+func (w *world) give(user, serial string) *directory.Tokens {
+	w.Helper()
+	tokens, err := directory.NewTokens(directory.NewOutbox(w.db.Pool(w, "console"), time.Now), make([]byte, 32))
+	w.check(err)
+	_, err = tokens.Import(w.Context(), []directory.OTPToken{{Serial: serial, Token: oath.Token{
+		Algorithm: oath.HOTP, Hash: oath.SHA1, Digits: 6, Secret: make([]byte, 20)}}})
+	w.check(err)
+	_, err = tokens.Assign(w.Context(), serial, w.ids[user], 1)
+	w.check(err)
+	return tokens
+}
+
+// Who has a token is asked for it; and so is, from the first login of a process on, whoever brings a code, under any name.
+func TestTokens(t *testing.T) {
+	w := newWorld(t)
+	w.give("carol", "1")
+	w.enroll("bob")
+	w.start()
+	for _, tt := range []struct {
+		user   string
+		prefer events.Factor
+		decoy  bool
+		want   []events.Factor
+	}{
+		{"carol", "", false, []events.Factor{events.Token}},
+		{"carol", events.Token, false, []events.Factor{events.Token}},
+		{"bob", "", false, []events.Factor{events.Push}},
+		{"bob", events.Push, false, []events.Factor{events.Push}},
+		{"bob", events.Token, true, []events.Factor{events.Token}},
+		{"nobody", events.Token, true, []events.Factor{events.Token}},
+		{"a b", events.Token, true, []events.Factor{events.Token}},
+	} {
+		e := w.request(events.None, events.Identity{User: tt.user}, func(_ *events.Event, r *events.Requested) { r.Prefer = tt.prefer })
+		got, ok := e.Data.(*events.Identified)
+		if !ok || got.Decoy != tt.decoy || got.Decoy == (got.User == w.ids[tt.user]) || !slices.Equal(got.Factors, tt.want) {
+			t.Errorf("%s, who prefers %q: %+v", tt.user, tt.prefer, e.Data)
+		}
+	}
+}
+
+// What is looked for again and again is seen when it changes.
+func TestLook(t *testing.T) {
+	w := newWorld(t)
+	v := &verifier{claims: directory.NewClaims(w.env.DB, directory.Rule(w.env.Config.Lock), time.Now)}
+	t.Cleanup(v.claims.Close)
+	look := func(want bool) {
+		t.Helper()
+		if more, err := v.look(t.Context()); more || err != nil || v.tokens.Load() != want {
+			t.Errorf("look = %v, %v, tokens %v, want %v", more, err, v.tokens.Load(), want)
+		}
+	}
+	look(false)
+	tokens := w.give("carol", "1")
+	look(true)
+	w.check(w.users.Delete(t.Context(), w.ids["carol"]))
+	look(true) // it is nobody's
+	_, err := tokens.Delete(t.Context(), "1")
+	w.check(err)
+	look(false)
 }
 
 // enroll gives a user a phone.

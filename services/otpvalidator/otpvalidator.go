@@ -1,11 +1,11 @@
 // Package otpvalidator is the worker that checks the codes that users type.
 //
-//	consumes   answered (sms, token)
-//	publishes  verified, rejected
-//	owns       code verification
+//	consumes   wanted (token), answered (sms, token)
+//	publishes  challenged (token), verified, rejected
+//	owns       verification of codes, where tokens stand
 //
 // A code sent by text message is derived, not stored: this worker and smsdispatcher hold the same key. What a code is
-// checked against is the login's history; how often a user may be wrong is counted in the directory, over all logins.
+// checked against is the login's history, and the user's tokens; how often a user may be wrong is counted in the directory, over all logins.
 package otpvalidator
 
 import (
@@ -30,7 +30,7 @@ func Build(_ context.Context, env *runtime.Env) (*runtime.Worker, error) {
 		return nil, err
 	}
 	return &runtime.Worker{
-		Handlers: []bus.Handler{bus.On(v.verify)},
+		Handlers: []bus.Handler{bus.On(v.challenge), bus.On(v.verify)},
 		Run: []func(context.Context) error{
 			func(ctx context.Context) error { return env.Credentials.Follow(ctx, Name, v.opener) },
 		},
@@ -51,8 +51,15 @@ func newVerifier(env *runtime.Env) (*verifier, error) {
 	if err != nil {
 		return nil, err
 	}
+	if key, err = env.Credentials.Key("token"); err != nil {
+		return nil, err
+	}
+	tokens, err := directory.NewTokens(directory.NewOutbox(env.DB, env.Now), key)
+	if err != nil {
+		return nil, err
+	}
 	return &verifier{
-		bus: env.Bus, opener: opener, codes: codes, most: env.Config.Attempts,
+		bus: env.Bus, opener: opener, codes: codes, tokens: tokens, settings: env.Config.Token, most: env.Config.Attempts,
 		attempts: directory.NewAttempts(env.DB, directory.Rule(env.Config.Lock), env.Now),
 	}, nil
 }

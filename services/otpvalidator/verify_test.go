@@ -41,7 +41,7 @@ func newSite(t *testing.T, adjust ...func(*config.Config)) *site {
 	db := testenv.Migrated(t)
 	s.admin = db.Pool(t, "")
 	folder := credentials.Open(t.TempDir())
-	if err := folder.Ensure(credentials.Contents{Keys: []string{"code"}}); err != nil {
+	if err := folder.Ensure(credentials.Contents{Keys: []string{"code", "token"}}); err != nil {
 		t.Fatal(err)
 	}
 	if err := folder.RotateSealing([]string{Name}, time.Now(), time.Hour); err != nil {
@@ -106,6 +106,7 @@ type login struct {
 	*site
 	events.Login
 	user   string
+	factor events.Factor
 	decoy  bool
 	device string
 }
@@ -113,7 +114,7 @@ type login struct {
 func (s *site) login(t *testing.T, user string, adjust ...func(*login)) *login {
 	t.Helper()
 	id := testenv.NewLogin(t, "web")
-	l := &login{site: s, Login: id, user: user}
+	l := &login{site: s, Login: id, user: user, factor: events.SMS}
 	for _, f := range adjust {
 		f(l)
 	}
@@ -124,7 +125,7 @@ func (s *site) login(t *testing.T, user string, adjust ...func(*login)) *login {
 func (l *login) wanted(t *testing.T, round int) {
 	t.Helper()
 	l.publish(t, "sessionissuer", l.Login, round, &events.Wanted{
-		Factor: events.SMS, App: "demo", User: l.user, Decoy: l.decoy, Device: l.device, Deadline: time.Now().Add(time.Hour),
+		Factor: l.factor, App: "demo", User: l.user, Decoy: l.decoy, Device: l.device, Deadline: time.Now().Add(time.Hour),
 		Decision: events.Decision{Policy: "p", Facts: events.Facts{Now: time.Now(), Enabled: true}, After: l.EventID(events.StepAssessed, 0)},
 	})
 }
@@ -147,7 +148,9 @@ func (l *login) answered(t *testing.T, attempt, round int, code string) *events.
 	if err != nil {
 		t.Fatal(err)
 	}
-	return l.publish(t, "gateway/web", l.Login, attempt, &events.Answered{Round: round, Factor: events.SMS, Code: sealed})
+	e := l.publish(t, "gateway/web", l.Login, attempt, &events.Answered{Round: round, Factor: l.factor, Code: sealed})
+	e.Stored = l.clock() // codes are as old as the test says
+	return e
 }
 
 // other is a code that is not the given one.
@@ -185,8 +188,11 @@ func short(t *testing.T, e, decision *events.Event) string {
 	answer := e.Data.(*events.Answered)
 	switch data := decision.Data.(type) {
 	case *events.Verified:
-		if decision.N != answer.Round || data.Factor != events.SMS {
-			t.Errorf("verified.%d of %s, answered was round %d", decision.N, data.Factor, answer.Round)
+		if decision.N != answer.Round || data.Factor != answer.Factor {
+			t.Errorf("verified.%d of %s, answered was round %d and %s", decision.N, data.Factor, answer.Round, answer.Factor)
+		}
+		if data.Factor == events.Token {
+			return fmt.Sprintf("verified %s %d", data.Authenticator, data.Counter)
 		}
 		return "verified " + data.Authenticator
 	case *events.Rejected:
@@ -268,11 +274,9 @@ func TestWhatWasNotAsked(t *testing.T) {
 	expect(t, "failures", s.failures(t, "sms:alice"), 0) // nothing was guessed at
 	expect(t, "right", verify(t, v, l.answered(t, 5, 1, code)), "verified sms:alice")
 
-	l = s.login(t, "alice")
-	l.publish(t, Name, l.Login, 1, &events.Challenged{Factor: events.Token, Expires: time.Now().Add(time.Hour)})
-	answer = *l.answered(t, 1, 1, v.codes.Code(l.Login, 1)).Data.(*events.Answered)
-	answer.Factor = events.Token
-	expect(t, "a token for a text message's code", verify(t, v, l.publish(t, "gateway/web", l.Login, 2, &answer)), "wrong 3")
+	l = s.login(t, "alice", func(l *login) { l.factor = events.Token })
+	l.asked(t, v, 1)
+	expect(t, "a text message's code for a token", verify(t, v, l.answered(t, 1, 1, v.codes.Code(l.Login, 1))), "wrong 4")
 }
 
 // A round dies when the next is challenged, in the order of the stream and whenever the answer is handled.
@@ -312,7 +316,7 @@ func TestDecoyNeverSucceeds(t *testing.T) {
 	v := s.start(t)
 	l := s.login(t, "ghost", func(l *login) { l.decoy = true }).challenged(t, 1)
 	expect(t, "verdict", verify(t, v, l.answered(t, 1, 1, v.codes.Code(l.Login, 1))), "wrong 4")
-	expect(t, "failures", s.failures(t, "sms:ghost"), 1)
+	expect(t, "failures", s.failures(t, "sms:?ghost"), 1)
 }
 
 // An answer counts over all logins of the user; a browser that the user logged in with before is not locked out by others.

@@ -47,7 +47,7 @@ var consumes = map[string][]string{
 		"TIMER.sessionissuer-timer", "SESSION.sessionissuer-session", "REDO.sessionissuer-redo"},
 	"smsdispatcher": {"LOGIN.smsdispatcher-wanted", "ACCOUNT.smsdispatcher-account", "REDO.smsdispatcher-redo"},
 	"pushnotifier":  {"LOGIN.pushnotifier-wanted", "LOGIN.pushnotifier-answered", "ACCOUNT.pushnotifier-account", "REDO.pushnotifier-redo"},
-	"otpvalidator":  {"LOGIN.otpvalidator-answered", "REDO.otpvalidator-redo"},
+	"otpvalidator":  {"LOGIN.otpvalidator-wanted", "LOGIN.otpvalidator-answered", "REDO.otpvalidator-redo"},
 	"recorder":      {"ARCHIVE.recorder-archive", "ACCOUNT.recorder-account"},
 }
 

@@ -41,7 +41,7 @@ var Workers = []Row{
 		Reads:   []events.Step{events.StepChallenged, events.StepRejected, events.StepVerified},
 		Publish: []string{"account.*.*", "alert.*.*", "session.revoked.*.*", events.HintSubject("*", "*")},
 		Streams: []string{StreamAccount}, Serves: []string{events.DeviceSubject("*")}},
-	{Worker: "otpvalidator", Consumes: []events.Step{events.StepAnswered}, History: true},
+	{Worker: "otpvalidator", Consumes: []events.Step{events.StepWanted, events.StepAnswered}, History: true},
 	{Worker: "recorder", Streams: []string{StreamArchive, StreamAccount}, Alone: true},
 	{Worker: "console", Publish: []string{"account.*.*", "session.revoked.*.*"}},
 }
