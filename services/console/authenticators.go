@@ -11,18 +11,19 @@ import (
 	"github.com/sekisho/sekisho/services/internal/httpapi"
 )
 
-// Kinds of authenticators. Of the first two a user has one at most, and the kind is its id too; ids of the third are
-// [directory.DeviceOf].
+// Kinds of authenticators. Of the first two a user has one at most, and the kind is its id too; ids of the others are
+// [directory.DeviceOf], and "token:" before the id of the token.
 const (
 	authPassword = "password"
 	authSMS      = "sms"
 	authPush     = "push"
+	authToken    = "token"
 )
 
 type authenticator struct {
 	ID       string    `json:"id"`
 	Kind     string    `json:"kind"`
-	Name     string    `json:"name,omitempty"` // of a phone, as the user calls it
+	Name     string    `json:"name,omitempty"` // of a phone, as the user calls it; of a token, its serial number
 	Changed  time.Time `json:"changed"`
 	Failures int       `json:"failures"` // in a row
 	Locked   bool      `json:"locked"`   // by them
@@ -54,12 +55,17 @@ func (c *console) removeAuthenticator(w http.ResponseWriter, r *http.Request) (i
 	if err != nil {
 		return 0, nil, err
 	}
-	if !slices.ContainsFunc(found, func(a directory.Authenticator) bool { return a.ID == id }) {
+	at := slices.IndexFunc(found, func(a directory.Authenticator) bool { return a.ID == id })
+	if at < 0 {
 		return 0, nil, errNoAuthenticator
 	}
 	err = c.take(r.Context(), u.ID, func(ctx context.Context) error {
 		if device, ok := strings.CutPrefix(id, directory.DeviceOf("")); ok {
 			return c.devices.Remove(ctx, u.ID, device, "")
+		}
+		if found[at].Kind == authToken {
+			_, err := c.tokens.Unassign(ctx, found[at].Name)
+			return err
 		}
 		change := directory.Change{PasswordHash: new("")}
 		if id == authSMS {

@@ -2,7 +2,7 @@
 //
 //	consumes   (HTTP requests of admins, on the ops address)
 //	publishes  account events, session revocations
-//	owns       accounts, authenticators, sessions of users as an admin sees them
+//	owns       accounts, authenticators, one-time password tokens, sessions of users as an admin sees them
 //
 // A change is committed together with the event that announces it (package directory), so no admin waits for the bus. Its consequences
 // are committed after it: sessions end. Where something is taken away that order is turned round, since nobody would find it again to
@@ -45,6 +45,7 @@ type console struct {
 	outbox    *directory.Outbox
 	users     *directory.Users
 	devices   *directory.Devices
+	tokens    *directory.Tokens
 	hasher    *directory.Hasher
 	blocklist directory.Blocklist
 	sessions  *sessions.Store
@@ -70,12 +71,21 @@ func newConsole(env *runtime.Env) (*console, error) {
 		return nil, err
 	}
 	outbox := directory.NewOutbox(env.DB, env.Now)
+	key, err := env.Credentials.Key("token")
+	if err != nil {
+		return nil, err
+	}
+	tokens, err := directory.NewTokens(outbox, key)
+	if err != nil {
+		return nil, err
+	}
 	return &console{
 		cfg:       env.Config,
 		log:       env.Log,
 		outbox:    outbox,
 		users:     directory.NewUsers(outbox),
 		devices:   directory.NewDevices(outbox),
+		tokens:    tokens,
 		hasher:    directory.NewHasher(directory.Cost{Memory: cost.Memory, Time: cost.Time, Threads: cost.Threads}, cost.Concurrent),
 		blocklist: blocklist,
 		sessions:  sessions.New(env.DB, env.Now),
@@ -109,6 +119,17 @@ func (c *console) handler() http.Handler {
 		"POST /admin/v1/users/{user}/activations":           c.activate,
 		"GET /admin/v1/users/{user}/sessions":               c.listSessions,
 		"DELETE /admin/v1/users/{user}/sessions/{id}":       c.endSession,
+		"POST /admin/v1/tokens/import":                      c.importTokens,
+		"GET /admin/v1/tokens":                              c.listTokens,
+		"GET /admin/v1/tokens/{serial}":                     c.getToken,
+		"DELETE /admin/v1/tokens/{serial}":                  c.deleteToken,
+		"POST /admin/v1/tokens/{serial}/assign":             c.assignToken,
+		"POST /admin/v1/tokens/{serial}/unassign":           c.unassignToken,
+		"POST /admin/v1/tokens/{serial}/disable":            c.disableToken,
+		"POST /admin/v1/tokens/{serial}/unlock":             c.unlockToken,
+		"POST /admin/v1/tokens/{serial}/reset":              c.resetToken,
+		"POST /admin/v1/tokens/{serial}/resync":             c.resyncToken,
+		"POST /admin/v1/tokens/{serial}/pin":                c.setPIN,
 	} {
 		mux.Handle(pattern, c.serve(pattern, handle))
 	}
@@ -159,13 +180,26 @@ func (c *console) problem(pattern string, err error) *httpapi.Problem {
 	if p, ok := errors.AsType[*httpapi.Problem](err); ok {
 		return p
 	}
+	conflict := func(detail string) *httpapi.Problem {
+		return &httpapi.Problem{Status: http.StatusConflict, Detail: detail}
+	}
 	switch {
 	case errors.Is(err, directory.ErrNotFound):
 		return &httpapi.Problem{Status: http.StatusNotFound, Detail: "there is no such user"}
+	case errors.Is(err, directory.ErrNoToken):
+		return &httpapi.Problem{Status: http.StatusNotFound, Detail: "there is no such token"}
 	case errors.Is(err, directory.ErrNoDevice):
 		return errNoAuthenticator
 	case errors.Is(err, directory.ErrTooManyDevices):
-		return &httpapi.Problem{Status: http.StatusConflict, Detail: "the user has as many phones as push.devices allows: remove one"}
+		return conflict("the user has as many phones as push.devices allows: remove one")
+	case errors.Is(err, directory.ErrTooManyTokens):
+		return conflict("the user has as many tokens as token.per_user allows: unassign one")
+	case errors.Is(err, directory.ErrAssigned):
+		return conflict("the token is another user's: unassign it first")
+	case errors.Is(err, directory.ErrNotAssigned):
+		return conflict("the token is nobody's: assign it first")
+	case errors.Is(err, directory.ErrNoMatch):
+		return conflict("these are not two codes in a row that the token may show now")
 	case errors.Is(err, directory.ErrTaken):
 		return &httpapi.Problem{Status: http.StatusConflict, Field: "user", Detail: "the name is taken"}
 	}

@@ -21,6 +21,7 @@ import (
 	"github.com/sekisho/sekisho/events"
 	"github.com/sekisho/sekisho/services/internal/bus"
 	"github.com/sekisho/sekisho/services/internal/config"
+	"github.com/sekisho/sekisho/services/internal/credentials"
 	"github.com/sekisho/sekisho/services/internal/directory"
 	"github.com/sekisho/sekisho/services/internal/runtime"
 	"github.com/sekisho/sekisho/services/internal/sessions"
@@ -77,7 +78,9 @@ func newWorld(t *testing.T) *world {
 	cfg := config.Default()
 	cfg.AdminToken = token
 	cfg.Password = config.Password{Memory: 64, Time: 1, Threads: 1, Concurrent: 1, MinLength: 8}
-	w.env = &runtime.Env{Name: Name, Config: cfg, Log: zerolog.New(w.log), DB: w.db.Pool(t, Name),
+	folder := credentials.Open(t.TempDir())
+	w.check(folder.Ensure(credentials.Contents{Keys: []string{"token"}}))
+	w.env = &runtime.Env{Name: Name, Config: cfg, Credentials: folder, Log: zerolog.New(w.log), DB: w.db.Pool(t, Name),
 		Bus:     broker.Bus(t, Name, func(c *bus.Config) { c.Options = append(c.Options, nats.SetCustomDialer(w.wire)) }),
 		Metrics: prometheus.NewRegistry(), Now: time.Now}
 	w.console, err = newConsole(w.env)

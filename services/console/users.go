@@ -40,16 +40,24 @@ func show(u directory.User) user {
 	if u.HasDevice {
 		shown.Authenticators = append(shown.Authenticators, authPush)
 	}
+	if u.HasToken {
+		shown.Authenticators = append(shown.Authenticators, authToken)
+	}
 	return shown
 }
 
 // find is the user of the request's path.
 func (c *console) find(r *http.Request) (directory.User, error) {
-	name, err := directory.CanonicalName(r.PathValue("user"))
+	return c.named(r.Context(), r.PathValue("user"))
+}
+
+// named is the user whom an admin calls so.
+func (c *console) named(ctx context.Context, name string) (directory.User, error) {
+	canonical, err := directory.CanonicalName(name)
 	if err != nil {
 		return directory.User{}, directory.ErrNotFound
 	}
-	return c.users.Get(r.Context(), name)
+	return c.users.Get(ctx, canonical)
 }
 
 func (c *console) createUser(w http.ResponseWriter, r *http.Request) (int, any, error) {
@@ -89,18 +97,16 @@ func set[T any](dst *T, value *T) {
 }
 
 func (c *console) listUsers(w http.ResponseWriter, r *http.Request) (int, any, error) {
-	prefix, page := r.FormValue("q"), 1
+	prefix := r.FormValue("q")
 	if prefix != "" {
 		var err error
 		if prefix, err = directory.CanonicalName(prefix); err != nil {
 			return 0, nil, httpapi.Invalid("q", "want the beginning of a user name")
 		}
 	}
-	if text := r.FormValue("page"); text != "" {
-		var err error
-		if page, err = strconv.Atoi(text); err != nil || page < 1 || page > maxPage {
-			return 0, nil, httpapi.Invalid("page", fmt.Sprintf("want a number from 1 to %d", maxPage))
-		}
+	page, err := pageOf(r)
+	if err != nil {
+		return 0, nil, err
 	}
 	found, more, err := c.users.List(r.Context(), prefix, page)
 	if err != nil {
@@ -121,6 +127,19 @@ func (c *console) listUsers(w http.ResponseWriter, r *http.Request) (int, any, e
 
 // maxPage bounds how far a list can be leafed through; who wants more asks for a longer prefix.
 const maxPage = 10_000
+
+// pageOf is the page of a list that a request asks for.
+func pageOf(r *http.Request) (int, error) {
+	text := r.FormValue("page")
+	if text == "" {
+		return 1, nil
+	}
+	page, err := strconv.Atoi(text)
+	if err != nil || page < 1 || page > maxPage {
+		return 0, httpapi.Invalid("page", fmt.Sprintf("want a number from 1 to %d", maxPage))
+	}
+	return page, nil
+}
 
 func (c *console) getUser(w http.ResponseWriter, r *http.Request) (int, any, error) {
 	u, err := c.find(r)

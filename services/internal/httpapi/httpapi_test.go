@@ -81,6 +81,20 @@ func TestProblem(t *testing.T) {
 	}
 }
 
+// People read answers with curl.
+func TestAnswersAreLegible(t *testing.T) {
+	w := httptest.NewRecorder()
+	Write(w, 200, map[string]string{"error": "<Secret> & <Counter>"})
+	if got := w.Body.String(); got != `{"error":"<Secret> & <Counter>"}`+"\n" {
+		t.Errorf("answer %s", got)
+	}
+	w = httptest.NewRecorder()
+	Write(w, 200, func() {})
+	if got := w.Body.String(); w.Code != 500 || got != `{"title":"Internal Server Error","status":500}`+"\n" {
+		t.Errorf("what can not be JSON is answered %d %s", w.Code, got)
+	}
+}
+
 func TestRoutes(t *testing.T) {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/users/{user}", func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, r.PathValue("user")) })

@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"bytes"
 	"encoding/json"
 	"math"
 	"net/http"
@@ -55,17 +56,20 @@ func SetRetryAfter(w http.ResponseWriter, wait time.Duration) {
 func Write(w http.ResponseWriter, status int, v any) { write(w, "application/json", status, v) }
 
 func write(w http.ResponseWriter, contentType string, status int, v any) {
-	body, err := json.Marshal(v)
-	if err != nil { // a value that can not be JSON is a programmer's mistake
-		status, body = http.StatusInternalServerError, []byte(`{"title":"Internal Server Error","status":500}`)
-		contentType = "application/problem+json"
+	var body bytes.Buffer
+	encoder := json.NewEncoder(&body)
+	encoder.SetEscapeHTML(false)              // people read it, and nobody takes it for HTML: see nosniff
+	if err := encoder.Encode(v); err != nil { // a value that can not be JSON is a programmer's mistake
+		status, contentType = http.StatusInternalServerError, "application/problem+json"
+		body.Reset()
+		body.WriteString(`{"title":"Internal Server Error","status":500}` + "\n")
 	}
 	h := w.Header()
 	h.Set("Content-Type", contentType)
 	h.Set("Cache-Control", "no-store")
 	h.Set("X-Content-Type-Options", "nosniff")
 	w.WriteHeader(status)
-	w.Write(append(body, '\n')) // an error means that the client has gone
+	w.Write(body.Bytes()) // an error means that the client has gone
 }
 
 // Routes serves mux, and turns mux's own answers (404, and 405 with Allow) into problem documents.
