@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -190,32 +191,89 @@ func TestResendAndCancelByAPI(t *testing.T) {
 	}
 }
 
-func TestCodeThatComesWithTheName(t *testing.T) {
-	w := newWorld(t)
-	w.onRequested(func(login events.Login) {
-		tell(t, w.Broker, "otpvalidator", login, 1, &events.Challenged{Factor: events.Token, Expires: time.Now().Add(time.Minute), Choices: []events.Factor{events.Token}})
+// tokenAsked challenges each login with a token. An answer of rightCode is granted, any other rejected.
+// stop waits for what is under way, which the end of the test would cut off.
+func (w *world) tokenAsked(question string) (stop func()) {
+	w.t.Helper()
+	stopAsking := w.onRequested(func(login events.Login) {
+		tell(w.t, w.Broker, "otpvalidator", login, 1, &events.Challenged{Factor: events.Token, Question: question, Expires: time.Now().Add(time.Minute),
+			Choices: []events.Factor{events.Token, events.Push}})
 	})
-	app := w.app(w.gateway())
-	body := map[string]any{"user": "carol", "method": "none", "app": "demo", "code": "12345678", "tokens": true, "wait": "30s"}
-	started := later(func() reply { return app.post("/v1/logins", body) })
-	answered := make(chan *events.Event, 1)
-	testenv.Start(t, w.Bus(t, "otpvalidator"), bus.On(func(_ context.Context, e *events.Event, _ *events.Answered) ([]*events.Event, error) {
-		answered <- e
-		return nil, nil
+	opener := w.Opener(w.t, "otpvalidator")
+	stopJudging := testenv.Start(w.t, w.Bus(w.t, "otpvalidator"), bus.On(func(_ context.Context, e *events.Event, data *events.Answered) ([]*events.Event, error) {
+		var code string
+		if err := opener.Open(data.Code, e.Subject(), "code", &code); err != nil {
+			return nil, bus.Permanent(err)
+		}
+		if code == rightCode {
+			w.grant(e.Login)
+			return nil, nil
+		}
+		return []*events.Event{events.New(e.Login, e.N, &events.Rejected{Round: data.Round, Factor: data.Factor,
+			Reason: events.RejectedWrong, AttemptsLeft: events.Attempts - e.N})}, nil
 	}))
-	e := <-answered
-	var code string
-	if err := w.Opener(t, "otpvalidator").Open(e.Data.(*events.Answered).Code, e.Subject(), "code", &code); err != nil || code != "12345678" {
-		t.Errorf("code %q, %v", code, err)
+	return func() { stopAsking(); stopJudging() }
+}
+
+// rightCode has all the digits that there may be: a PIN, and a token's one-time password.
+const rightCode = "123456789012345678"
+
+func TestCodeThatComesWithTheName(t *testing.T) {
+	start := map[string]any{"user": "carol", "method": "none", "app": "demo", "code": rightCode, "tokens": true, "wait": "30s"}
+	for name, question := range map[string]string{"": "", "with a question, which not every token needs": "1827"} {
+		t.Run("right "+name, func(t *testing.T) {
+			w := newWorld(t)
+			defer w.tokenAsked(question)()
+			v := w.app(w.gateway()).post("/v1/logins", start).status(t, http.StatusCreated).view(t)
+			if v.Status != events.StatusGranted || v.SessionToken == "" {
+				t.Errorf("started: %+v", v)
+			}
+			requested := w.Await(t, v.login(), events.StepRequested, 0).Data.(*events.Requested)
+			if requested.Prefer != events.Token || requested.Method != events.None {
+				t.Errorf("requested %+v", requested)
+			}
+		})
 	}
-	requested := w.Await(t, e.Login, events.StepRequested, 0).Data.(*events.Requested)
-	if requested.Prefer != events.Token || requested.Method != events.None {
-		t.Errorf("requested %+v", requested)
-	}
-	w.grant(e.Login)
-	if v := (<-started).status(t, http.StatusCreated).view(t); v.Status != events.StatusGranted || v.SessionToken == "" {
-		t.Errorf("started: %+v", v)
-	}
+	t.Run("wrong", func(t *testing.T) {
+		w := newWorld(t)
+		defer w.tokenAsked("")()
+		app := w.app(w.gateway())
+		wrong := maps.Clone(start)
+		wrong["code"] = "87654321"
+		v := app.post("/v1/logins", wrong).status(t, http.StatusCreated).view(t)
+		if v.Status != events.StatusChallenge || v.Challenge.Factor != events.Token || v.Challenge.AttemptsLeft != 4 {
+			t.Errorf("after a wrong code: %+v, %+v", v, v.Challenge)
+		}
+		app.header.Set("Authorization", "Bearer "+v.LoginToken)
+		path := "/v1/logins/" + v.ID + "/answers"
+		app.post(path, map[string]string{"code": rightCode + "9"}).status(t, http.StatusUnprocessableEntity)
+		if v := app.post(path, map[string]string{"code": rightCode, "wait": "30s"}).status(t, http.StatusOK).view(t); v.Status != events.StatusGranted {
+			t.Errorf("after the right one: %+v", v)
+		}
+	})
+	t.Run("of a user without a token", func(t *testing.T) {
+		w := newWorld(t)
+		defer w.onRequested(func(login events.Login) { w.pushed(login, 1, nil) })()
+		app := w.app(w.gateway())
+		v := app.post("/v1/logins", start).status(t, http.StatusCreated).view(t)
+		if v.Status != events.StatusChallenge || v.Challenge.Factor != events.Push {
+			t.Fatalf("started: %+v", v)
+		}
+		// The user takes another factor, which is answered by the user alone.
+		app.header.Set("Authorization", "Bearer "+v.LoginToken)
+		chosen := later(func() reply {
+			return app.post("/v1/logins/"+v.ID+"/factor", map[string]string{"factor": "sms", "wait": "30s"})
+		})
+		w.Await(t, v.login(), events.StepChosen, 1)
+		challenge(t, w.Broker, v.login(), 2)
+		(<-chosen).status(t, http.StatusOK)
+		app.post("/v1/logins/"+v.ID+"/answers", map[string]string{"code": "123456", "wait": "0s"}).status(t, http.StatusAccepted)
+		first := w.Await(t, v.login(), events.StepAnswered, 1)
+		var code string
+		if err := w.Opener(t, "otpvalidator").Open(first.Data.(*events.Answered).Code, first.Subject(), "code", &code); err != nil || code != "123456" {
+			t.Errorf("the first answer is %q, %v", code, err)
+		}
+	})
 }
 
 func TestCookiesSpeakForNobodyWithoutTheirOrigin(t *testing.T) {
@@ -269,6 +327,9 @@ func TestBadStarts(t *testing.T) {
 		{"long password", "application/json", `{"user":"alice","method":"password","password":"` + strings.Repeat("a", 1025) + `","app":"demo"}`, 422, "password"},
 		{"password too many", "application/json", `{"user":"alice","method":"none","password":"x","app":"demo"}`, 422, "password"},
 		{"code", "application/json", `{` + good + `,"code":"12345"}`, 422, "code"},
+		{"long code", "application/json", `{` + good + `,"code":"1234567890123456789"}`, 422, "code"},
+		{"spaced code", "application/json", `{` + good + `,"code":"123 456"}`, 422, "code"},
+		{"a field of the page", "application/json", `{` + good + `,"byToken":true}`, 422, "byToken"},
 		{"locale", "application/json", `{` + good + `,"locale":"fr"}`, 422, "locale"},
 		{"assessment", "application/json", `{` + good + `,"assessment":"a b"}`, 422, "assessment"},
 		{"return_to", "application/json", `{` + good + `,"return_to":"https://evil.example/"}`, 422, "return_to"},

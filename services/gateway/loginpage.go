@@ -90,7 +90,7 @@ func (g *gateway) showLogin(w http.ResponseWriter, r *http.Request, status int, 
 		Notice: notice, Now: g.now(), Declined: declined(state), PasswordInstead: g.passwordName(r, state) != "",
 	}
 	if state.Requested != nil {
-		page.App, page.ACR = state.Requested.App, acrOf(state.Requested.Need)
+		page.App, page.ACR, page.WithToken = state.Requested.App, acrOf(state.Requested.Need), state.Requested.Prefer == events.Token
 		page.AppName = g.appName(page.App, lang)
 	}
 	if state.Status() == events.StatusCancelled {
@@ -140,8 +140,10 @@ func notice(state *events.State) string {
 		return undeliveredNotice(state.Undelivered[state.Round()])
 	case c.Factor == events.Push && c.Rejected != "":
 		return pushNotice(c.Rejected)
+	case c.Factor == events.Token && c.Rejected != "":
+		return "wrong_token"
 	case c.Rejected != "":
-		return "wrong_code" // also where a lock is the cause, which is for its owner only
+		return "wrong_code" // for either also where a lock is the cause, which is for its owner only
 	case c.Round > 1 && state.Challenged[c.Round-1] != nil && state.Challenged[c.Round-1].Factor == c.Factor:
 		return resentNotice(c)
 	default:
@@ -153,8 +155,10 @@ func notice(state *events.State) string {
 // another.
 func overNotice(page pages.Login) string {
 	switch {
-	case !page.CodeOver() || slices.Contains([]string{"undelivered", "undelivered_push", "too_soon", "too_soon_push"}, page.Notice):
+	case !page.CodeOver() || strings.HasPrefix(page.Notice, "undelivered") || strings.HasPrefix(page.Notice, "too_soon"):
 		return page.Notice
+	case page.Challenge.ResendAt.IsZero() && page.Challenge.Factor == string(events.Token):
+		return "expired_token"
 	case page.Challenge.ResendAt.IsZero():
 		return "expired_last"
 	default:
@@ -200,12 +204,17 @@ func resentNotice(c *events.Challenge) string {
 // answerForm answers POST /login/{id}/answers.
 func (g *gateway) answerForm(w http.ResponseWriter, r *http.Request) error {
 	return g.step(w, r, func(login events.Login) (func(*events.State) bool, error) {
-		return g.tryCode(r.Context(), login, strings.Map(digit, norm.NFKC.String(r.PostForm.Get("code"))))
+		return g.tryCode(r.Context(), login, typedCode(r))
 	})
 }
 
-// digit leaves out what people type or paste between digits, since this page works without a script that would repair it: spaces and
-// dashes, also the minus sign and what the key of a dash gives in Japanese.
+// typedCode is the code of a form, with ASCII digits for full-width ones, since the pages work without a script that would repair it.
+func typedCode(r *http.Request) string {
+	return strings.Map(digit, norm.NFKC.String(r.PostForm.Get("code")))
+}
+
+// digit leaves out what people type or paste between digits: spaces and dashes, also the minus sign and what the key of a dash gives in
+// Japanese.
 func digit(r rune) rune {
 	if unicode.IsSpace(r) || unicode.Is(unicode.Pd, r) || r == '−' || r == 'ー' {
 		return -1
@@ -266,12 +275,16 @@ func (g *gateway) step(w http.ResponseWriter, r *http.Request, do func(events.Lo
 	return g.loginAgain(w, r, login, returnTo, err)
 }
 
-// tooSoonNotice says what may still be on its way: to a phone that approves no message is sent.
+// tooSoonNotice says what may still be on its way: to a phone that approves no message is sent, and to a token nothing.
 func tooSoonNotice(asked events.Factor) string {
-	if asked == events.Push {
+	switch asked {
+	case events.Push:
 		return "too_soon_push"
+	case events.Token:
+		return "too_soon_token"
+	default:
+		return "too_soon"
 	}
-	return "too_soon"
 }
 
 // loginAgain shows the page of the login with what is wrong.
@@ -288,6 +301,9 @@ func (g *gateway) loginAgain(w http.ResponseWriter, r *http.Request, login event
 	state, err := g.client.State(r.Context(), login)
 	if err != nil {
 		return err
+	}
+	if c := state.Challenge(); notice == "bad_code" && c != nil && c.Factor == events.Token {
+		notice = "bad_token"
 	}
 	httpapi.SetRetryAfter(w, p.RetryAfter)
 	return g.showLogin(w, r, p.Status, state, returnTo, notice)

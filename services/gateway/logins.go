@@ -32,6 +32,8 @@ type startBody struct {
 	ReturnTo   string        `json:"return_to"`
 	Tokens     bool          `json:"tokens"`
 	Wait       string        `json:"wait"`
+
+	byToken bool // of the page's form for tokens, which may come without a code: some tokens need a question first
 }
 
 // start answers POST /v1/logins.
@@ -48,13 +50,7 @@ func (g *gateway) start(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if in.Code != "" {
-		g.answerWhenAsked(login, in.Code)
-	}
-	state, err := g.await(w, r, login, wait, func(s *events.State) bool {
-		c := s.Challenge()
-		return s.Ended() || c != nil && (in.Code == "" || c.Factor != events.Token || c.Rejected != "")
-	})
+	state, err := g.await(w, r, login, wait, begun(in))
 	if err != nil {
 		return err
 	}
@@ -74,11 +70,20 @@ func (g *gateway) start(w http.ResponseWriter, r *http.Request) error {
 	return g.write(w, r, http.StatusCreated, view, in.Tokens)
 }
 
+// begun tells that a login has come to where its starter must do something, or to its end. A code that came with the name answers a
+// token's challenge, so that there the verdict is waited for.
+func begun(in startBody) func(*events.State) bool {
+	return func(s *events.State) bool {
+		c := s.Challenge()
+		return s.Ended() || c != nil && (in.Code == "" || c.Factor != events.Token || c.Rejected != "")
+	}
+}
+
 const (
 	maxUser     = 256  // bytes
 	maxPassword = 1024 // bytes
-	minCode     = 6    // digits
-	maxCode     = 10   // digits; OATH and DIGIPASS tokens show 6 to 10
+	minCode     = 6    // digits; a code by text message has no more
+	maxCode     = 18   // digits; OATH and DIGIPASS tokens show 6 to 10, before which a PIN of up to 8 is typed
 )
 
 var (
@@ -110,7 +115,7 @@ func (g *gateway) check(r *http.Request, in *startBody) error {
 	case in.ACR != "" && factorsOf(in.ACR) == 0:
 		return httpapi.Invalid("acr", "want 1fa, 2fa or 3fa")
 	case in.Code != "" && !isCode(in.Code, minCode, maxCode):
-		return httpapi.Invalid("code", "want 6 to 10 digits")
+		return httpapi.Invalid("code", "want 6 to 18 digits")
 	case in.Assessment != "" && !assessmentID.MatchString(in.Assessment):
 		return httpapi.Invalid("assessment", "want 1 to 64 letters, digits, '.', '_', '-'")
 	case in.Locale != "" && in.Locale != "ja" && in.Locale != "en":
@@ -143,7 +148,8 @@ func factorsOf(acr string) int {
 	return 0
 }
 
-// begin checks what the user asks for and starts the login. cookies tells whether the request's cookies speak for their owner.
+// begin checks what the user asks for and starts the login, which a code that comes along is to answer. cookies tells whether the
+// request's cookies speak for their owner.
 func (g *gateway) begin(r *http.Request, in startBody, cookies bool) (events.Login, error) {
 	if err := g.check(r, &in); err != nil {
 		return events.Login{}, err
@@ -179,23 +185,29 @@ func (g *gateway) begin(r *http.Request, in startBody, cookies bool) (events.Log
 		}
 		request.Method, request.User, request.Session = events.None, s.Name, s.Login.ID
 	}
-	if in.Code != "" {
+	if in.Code != "" || in.byToken {
 		request.Prefer = events.Token
 	}
 	if trace := r.Header.Get("Traceparent"); traceparent.MatchString(trace) {
 		request.Trace = trace
 	}
 	g.sessions.begin(login, request.User)
-	if login, err = g.client.Request(r.Context(), request); err == nil {
-		noteLogin(r, login)
+	if login, err = g.client.Request(r.Context(), request); err != nil {
+		return events.Login{}, err
 	}
-	return login, err
+	noteLogin(r, login)
+	if in.Code != "" {
+		g.answerWhenAsked(login, in.Code)
+	}
+	return login, nil
 }
 
 // cut bounds what a client says of itself.
 func cut(s string) string { return s[:min(len(s), 512)] }
 
-// answerWhenAsked answers the login's first challenge with a code of the user's token, which came with the user's name.
+// answerWhenAsked answers the login's first challenge with a code of the user's token, which came with the user's name. Where that
+// challenge is another factor's, or this process ends before, the code is forgotten and the user is asked. A question does not
+// matter: it is put to everybody, and who has a token that needs none has the right code without it.
 // It outlives the request, which may not wait so long.
 func (g *gateway) answerWhenAsked(login events.Login, code string) {
 	g.answering.Go(func() {
@@ -203,15 +215,17 @@ func (g *gateway) answerWhenAsked(login events.Login, code string) {
 			if err != nil {
 				return // the user is asked, as without a code
 			}
-			if c := state.Challenge(); c != nil {
-				if c.Factor == events.Token {
-					_, err = g.client.Answer(g.ctx, login, code)
-				}
-				if err != nil {
-					g.log.Warn().Err(err).Str("login", login.String()).Msg("code was not passed on")
-				}
-				return
+			c := state.Challenge()
+			if c == nil {
+				continue
 			}
+			if c.Factor == events.Token {
+				_, err = g.client.Answer(g.ctx, login, code)
+			}
+			if err != nil && !errors.Is(err, events.ErrEnded) { // the user may have given up meanwhile
+				g.log.Warn().Err(err).Str("login", login.String()).Msg("code was not passed on")
+			}
+			return
 		}
 	})
 }

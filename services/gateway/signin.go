@@ -18,13 +18,14 @@ func (g *gateway) signInPage(w http.ResponseWriter, r *http.Request) error {
 	if app == "" {
 		app = demoApp
 	}
-	if query.Get("anew") == "" {
+	withToken := query.Get("with") == string(events.Token)
+	if query.Get("anew") == "" && !withToken {
 		// Without the database nobody knows who is logged in, and the form is shown, which works for everybody.
 		if s, err := g.session(r, true); err == nil && g.standing(s, app, factorsOf(acr)) == short {
 			return g.stepUpPage(w, r, s, app, acr, query.Get("return_to"))
 		}
 	}
-	return g.signIn(w, r, http.StatusOK, pages.SignIn{App: app, ACR: acr, ReturnTo: query.Get("return_to")})
+	return g.signIn(w, r, http.StatusOK, pages.SignIn{App: app, ACR: acr, ReturnTo: query.Get("return_to"), WithToken: withToken})
 }
 
 func (g *gateway) signIn(w http.ResponseWriter, r *http.Request, status int, page pages.SignIn) error {
@@ -34,8 +35,13 @@ func (g *gateway) signIn(w http.ResponseWriter, r *http.Request, status int, pag
 	}
 	lang := g.language(w, r)
 	page.AppName = app.Name.In(lang)
-	page.Password, page.Passwordless = app.Accepts(events.Password), app.Accepts(events.None)
-	page.Phone = slices.Contains(app.PasswordlessFactors, events.Push)
+	page.Password = app.Accepts(events.Password)
+	if app.Accepts(events.None) {
+		page.Phone, page.Token = slices.Contains(app.PasswordlessFactors, events.Push), slices.Contains(app.PasswordlessFactors, events.Token)
+		page.Passwordless = slices.ContainsFunc(app.PasswordlessFactors, func(f events.Factor) bool { return f != events.Token })
+	}
+	page.Question = g.cfg.Token.Question > 0
+	page.WithToken = page.Token && (page.WithToken || !page.Password && !page.Passwordless)
 	page.ReturnTo, _ = g.border.returnTo(g.border.own(r), page.ReturnTo)
 	page.CSRF = g.formToken(w, r, aboutLogin)
 	if page.Collector = g.cfg.Risk.Collector; page.Collector != "" { // no other page lets a script of somebody else in
@@ -57,7 +63,10 @@ func (g *gateway) signInForm(w http.ResponseWriter, r *http.Request) error {
 		App: r.PostForm.Get("app"), ACR: r.PostForm.Get("acr"), User: strings.TrimSpace(r.PostForm.Get("user")), Method: events.Method(r.PostForm.Get("method")),
 		Locale: g.language(w, r),
 	}
-	if in.Method == "" {
+	switch {
+	case r.PostForm.Get("with") == string(events.Token):
+		in.Method, in.Code, in.byToken = events.None, typedCode(r), true
+	case in.Method == "":
 		in.Method = events.Password // the form was sent by the Enter key of an old browser
 	}
 	if in.Method == events.Password {
@@ -71,8 +80,7 @@ func (g *gateway) signInForm(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return g.signInAgain(w, r, in, err)
 	}
-	_, err = g.await(w, r, login, g.cfg.Gateway.Wait, func(s *events.State) bool { return s.Status() != events.StatusPending })
-	if err != nil {
+	if _, err = g.await(w, r, login, g.cfg.Gateway.Wait, begun(in)); err != nil {
 		return err
 	}
 	if err := g.setLogin(w, login, in.ReturnTo); err != nil {
@@ -89,13 +97,15 @@ func (g *gateway) signInForm(w http.ResponseWriter, r *http.Request) error {
 
 // signInAgain shows the form with what is wrong.
 func (g *gateway) signInAgain(w http.ResponseWriter, r *http.Request, in startBody, err error) error {
-	page := pages.SignIn{App: in.App, ACR: in.ACR, ReturnTo: in.ReturnTo, User: in.User}
+	page := pages.SignIn{App: in.App, ACR: in.ACR, ReturnTo: in.ReturnTo, User: in.User, WithToken: in.byToken}
 	p := g.problem(err)
 	switch {
 	case p.Field == "user":
 		page.Problem = "bad_user"
 	case p.Field == "password":
 		page.Problem = "bad_password"
+	case p.Field == "code":
+		page.Problem = "bad_code"
 	case p.Status == http.StatusTooManyRequests:
 		page.Problem = "limited"
 	case p.Status == http.StatusServiceUnavailable:

@@ -2,9 +2,11 @@ package gateway
 
 import (
 	"encoding/base64"
+	"fmt"
 	"html"
 	"net/http"
 	"net/url"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -199,6 +201,103 @@ func TestCodesAsPeopleTypeThem(t *testing.T) {
 		}
 	}
 	browser.form(path+"/answers", page, "code", "12345a").status(t, http.StatusUnprocessableEntity)
+}
+
+func TestSignInWithToken(t *testing.T) {
+	w := newWorld(t)
+	defer w.tokenAsked("")()
+	browser := w.browser(w.gateway())
+	browser.get("/login?return_to=/page").contains(t, "with=token")
+	page := browser.get("/login?with=token&acr=1fa&return_to=/page").status(t, http.StatusOK)
+	page.contains(t, `name="code"`, `name="return_to" value="/page"`)
+	page.lacks(t, `type="password"`)
+	asking := w.gateway(func(env *runtime.Env) { env.Config.Token.Question = 8 })
+	w.browser(asking).get("/login?with=token").contains(t, "leave this empty")
+	page.lacks(t, "leave this empty")
+	signIn := func(more ...string) reply {
+		return browser.form("/login", page, append([]string{"with", "token", "app", "demo", "return_to", "/page", "user", "carol"}, more...)...)
+	}
+
+	for _, typed := range []string{"12345", "12345a", rightCode + "9"} {
+		bad := signIn("code", typed).status(t, http.StatusUnprocessableEntity)
+		bad.contains(t, "Enter all digits of your one-time password", `value="carol"`, `aria-invalid="true" aria-describedby="problem detail" autofocus=""`, `value="/page"`)
+		bad.lacks(t, typed, `type="password"`)
+	}
+	signIn("code", rightCode, "user", "").status(t, http.StatusUnprocessableEntity).contains(t, "Enter your user name", `name="with"`)
+
+	// As people type them; and what the form leads to is the result.
+	path := signIn("code", "１２３４－５６７８ 9012345678").status(t, http.StatusSeeOther).Header.Get("Location")
+	browser.get(path).goesTo(t, "/page")
+
+	path = signIn("code", "87654321").status(t, http.StatusSeeOther).Header.Get("Location")
+	wrong := browser.get(path).status(t, http.StatusOK)
+	wrong.contains(t, "That one-time password was not accepted", "<dd>4</dd>", `id="instead"`)
+	wrong.lacks(t, "That code is not right", "87654321")
+	browser.form(path+"/answers", wrong, "code", "12345").status(t, http.StatusUnprocessableEntity).contains(t, "Enter all digits of your one-time password")
+	closeLogin(t, w.Broker, events.Login{Gateway: "web", ID: strings.TrimPrefix(path, "/login/")}, events.Closed{Outcome: events.Denied})
+	browser.getsTo(path, `data-status="denied"`).contains(t, "return_to=%2Fpage&amp;with=token") // starting again takes the same way
+
+	// Who has no code yet, as of a token that takes a question first, is asked for it.
+	path = signIn("code", "").status(t, http.StatusSeeOther).Header.Get("Location")
+	browser.get(path).contains(t, "Enter the code from your token", "<dd>5</dd>")
+	login := events.Login{Gateway: "web", ID: strings.TrimPrefix(path, "/login/")}
+	if requested := w.Await(t, login, events.StepRequested, 0).Data.(*events.Requested); requested.Prefer != events.Token || requested.Method != events.None {
+		t.Errorf("requested %+v", requested)
+	}
+}
+
+// The page offers what the app's policy accepts.
+func TestSignInOffers(t *testing.T) {
+	const password, phone, without, link, form = `type="password"`, "Continue with your phone", "Continue without password", `id="with-token"`, `name="with"`
+	offers := map[string][]string{
+		`{methods: [password, none]}`:                                            {password, phone, link},
+		`{methods: [password, none], passwordless_factors: [token]}`:             {password, link},
+		`{methods: [password, none], passwordless_factors: [push]}`:              {password, phone},
+		`{methods: [none], passwordless_factors: [sms, token]}`:                  {without, link},
+		`{methods: [none], passwordless_factors: [token]}`:                       {form},
+		`{methods: [password], factors: [token], passwordless_factors: [token]}`: {password},
+	}
+	apps, file := make(map[string]string), "apps:\n"
+	for app := range offers {
+		name := fmt.Sprint("app", len(apps))
+		apps[app] = name
+		file += "  " + name + ": " + app + "\n"
+	}
+	w := newWorld(t)
+	if err := os.WriteFile(w.policy, []byte(file), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	browser := w.browser(w.gateway())
+	for app, offers := range offers {
+		page := browser.get("/login?app="+apps[app]).status(t, http.StatusOK)
+		for _, offer := range []string{password, phone, without, link, form} {
+			if got := strings.Contains(string(page.body), offer); got != slices.Contains(offers, offer) {
+				t.Errorf("%s: %s is there: %t", app, offer, got)
+			}
+		}
+		asked := browser.get("/login?with=token&app="+apps[app]).status(t, http.StatusOK)
+		if got := strings.Contains(string(asked.body), form); got != (slices.Contains(offers, link) || slices.Contains(offers, form)) {
+			t.Errorf("%s: who asks for the form for tokens gets it: %t", app, got)
+		}
+	}
+}
+
+// Of a token that is locked no more is told than of a wrong code, and there is never anything to send again.
+func TestTokenThatIsLockedOrLate(t *testing.T) {
+	w := newWorld(t)
+	browser := w.browser(w.gateway())
+	page := browser.get("/login?with=token")
+	for reason, want := range map[string]string{
+		events.RejectedWrong: "That one-time password was not accepted", events.RejectedLocked: "That one-time password was not accepted",
+		events.RejectedExpired: "The time for this sign-in is over",
+	} {
+		done := later(func() reply { return browser.form("/login", page, "with", "token", "app", "demo", "user", "carol") })
+		login := w.nextRequest(t)
+		tell(t, w.Broker, "otpvalidator", login, 1, &events.Challenged{Factor: events.Token, Expires: time.Now().Add(time.Minute), Choices: []events.Factor{events.Token}})
+		path := (<-done).status(t, http.StatusSeeOther).Header.Get("Location")
+		tell(t, w.Broker, "otpvalidator", login, 1, &events.Rejected{Round: 1, Factor: events.Token, Reason: reason, AttemptsLeft: 4})
+		browser.getsTo(path, want).lacks(t, `id="resend"`)
+	}
 }
 
 // The start page has no other way on than itself.

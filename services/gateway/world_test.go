@@ -286,11 +286,11 @@ func later(call func() reply) <-chan reply {
 	return done
 }
 
-// worker runs handlers of another worker: it acts on each login that is requested.
-func (w *world) onRequested(act func(login events.Login)) {
+// onRequested runs another worker's handler, which acts on each login that is requested, until the end of the test or stop.
+func (w *world) onRequested(act func(login events.Login)) (stop func()) {
 	w.t.Helper()
 	b := w.Bus(w.t, "identityverifier")
-	testenv.Start(w.t, b, bus.On(func(_ context.Context, e *events.Event, _ *events.Requested) ([]*events.Event, error) {
+	return testenv.Start(w.t, b, bus.On(func(_ context.Context, e *events.Event, _ *events.Requested) ([]*events.Event, error) {
 		act(e.Login)
 		return nil, nil
 	}))

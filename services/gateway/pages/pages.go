@@ -23,7 +23,7 @@ type Page interface {
 }
 
 // SignIn is the form that starts a login. It posts csrf, app, acr, return_to, user, password and method
-// ("password" or "none") to /login.
+// ("password" or "none") to /login; the form for tokens posts with ("token") and code in place of the last two, and code may be empty.
 type SignIn struct {
 	App, AppName string
 	ACR          string // such as "2fa": at least this many factors are asked for
@@ -31,9 +31,12 @@ type SignIn struct {
 	ReturnTo     string
 	User         string // what the person typed before, so that a problem does not cost it
 	Password     bool   // the app accepts a password
-	Passwordless bool   // the app accepts a user name alone
+	Passwordless bool   // the app accepts a user name alone, and not only of token users
 	Phone        bool   // with Passwordless: the phone may be what follows
-	Problem      string // "", "limited", "bad_user", "bad_password" or "unavailable"
+	Token        bool   // the app accepts a user name and a one-time password
+	WithToken    bool   // with Token: the form for them is shown, instead of that for the others
+	Question     bool   // with Token: some tokens are asked a question first, and have no code before that
+	Problem      string // "", "limited", "bad_user", "bad_password", "bad_code" or "unavailable"
 	Collector    string // URL of the risk provider's script, whose origin the gateway allows in the content policy
 }
 
@@ -66,7 +69,8 @@ type StepUp struct {
 // /login/{ID}/factor (csrf, factor) and /login/{ID}/cancel (csrf, and then, which is "password" to go on with one).
 //
 // Notice is empty, "wrong_code", "bad_code", "checking", "expired_code", "expired_last" (there is no other), "undelivered" (a text message),
-// "undelivered_push", "resent", "resent_push", "too_soon" or "too_soon_push"; of a push "wrong_number", "declined" or "not_counted", and "exhausted" where its challenge is so.
+// "undelivered_push", "resent", "resent_push", "too_soon", "too_soon_push" or "too_soon_token"; of a push "wrong_number", "declined" or "not_counted", and "exhausted"
+// where its challenge is so; of a token "wrong_token", "bad_token" or "expired_token" (which is the login's own time).
 type Login struct {
 	ID, CSRF     string
 	App, AppName string
@@ -85,6 +89,7 @@ type Login struct {
 	Now          time.Time // the server's clock, so that countdowns survive a wrong clock in the browser
 
 	PasswordInstead bool // a login by ID to an app that takes a password too; the same for every name
+	WithToken       bool // the login began with the form for tokens, to which "start again" leads
 }
 
 // A Challenge is what the person is asked to do in one round.
@@ -205,7 +210,9 @@ func (l Login) Until() time.Time {
 }
 
 // Rejected reports whether the code just sent was not accepted.
-func (l Login) Rejected() bool { return l.Notice == "wrong_code" || l.Notice == "bad_code" }
+func (l Login) Rejected() bool {
+	return slices.Contains([]string{"wrong_code", "bad_code", "wrong_token", "bad_token"}, l.Notice)
+}
 
 // AppName is empty: phones are the user's, not an app's, and a problem may be anybody's.
 func (Devices) AppName() string    { return "" }

@@ -18,12 +18,14 @@ var now = time.Date(2026, 3, 1, 9, 30, 0, 0, time.UTC)
 // everyPage returns each page in each of its states, by name. Every text from outside is made by say.
 func everyPage(say func(string) string) map[string]Page {
 	all := make(map[string]Page)
-	for _, problem := range []string{"", "limited", "bad_user", "bad_password", "unavailable"} {
-		for _, methods := range []string{"password", "password none", "password phone", "phone"} {
+	for _, problem := range []string{"", "limited", "bad_user", "bad_password", "bad_code", "unavailable"} {
+		for _, methods := range []string{"password", "password none", "password phone", "phone", "password phone token", "password phone with token", "only with token", "only with token asking"} {
 			all[fmt.Sprintf("signin %s %s", problem, methods)] = SignIn{
-				App: say("demo"), AppName: say("Demo"), CSRF: say("csrf"), ReturnTo: say("/back"), User: say("alice"),
-				Password: strings.Contains(methods, "password"), Passwordless: methods != "password", Phone: strings.Contains(methods, "phone"),
-				Problem: problem, Collector: "https://risk.example/collect.js",
+				App: say("demo"), AppName: say("Demo"), ACR: say("2fa"), CSRF: say("csrf"), ReturnTo: say("/back"), User: say("alice"),
+				Password: strings.Contains(methods, "password"), Passwordless: methods != "password" && !strings.HasPrefix(methods, "only"),
+				Phone: strings.Contains(methods, "phone"), Token: strings.Contains(methods, "token"), WithToken: strings.Contains(methods, "with token"),
+				Question: strings.Contains(methods, "asking"),
+				Problem:  problem, Collector: "https://risk.example/collect.js",
 			}
 		}
 	}
@@ -44,6 +46,17 @@ func everyPage(say func(string) string) map[string]Page {
 			l.Status, l.Notice, l.Challenge = "challenge", notice, new(challenge)
 			l.Choices = []string{"sms", "push", "token", say("later")}
 			all[fmt.Sprintf("challenge %s %s", factor, notice)] = l
+		}
+	}
+	for _, notice := range []string{"", "wrong_token", "bad_token", "checking", "expired_token", "too_soon_token"} {
+		for name, question := range map[string]string{"token bare ": "", "token asking ": say("1827364554")} {
+			l := login
+			l.Status, l.Notice, l.WithToken = "challenge", notice, true
+			l.Challenge = &Challenge{Round: 1, Factor: "token", Expires: l.Deadline, AttemptsLeft: 4, Question: question}
+			if notice == "expired_token" {
+				l.Challenge.Expires = now
+			}
+			all[name+notice] = l
 		}
 	}
 	for _, factor := range []string{"sms", "token"} {
@@ -316,7 +329,7 @@ func TestDeniedSaysNoMore(t *testing.T) {
 func TestOnlyWaitingPagesReload(t *testing.T) {
 	p := newPages(t)
 	for name, page := range everyPage(plain) {
-		want := name == "pending" || strings.HasPrefix(name, "challenge ") && strings.HasSuffix(name, " checking") || strings.HasPrefix(name, "challenge push") || strings.HasPrefix(name, "push tap") || strings.HasPrefix(name, "push hosted")
+		want := name == "pending" || !strings.HasPrefix(name, "push") && strings.HasSuffix(name, " checking") || strings.HasPrefix(name, "challenge push") || strings.HasPrefix(name, "push tap") || strings.HasPrefix(name, "push hosted")
 		if got := strings.Contains(render(t, p, "en", page), `<noscript><meta http-equiv="refresh"`); got != want {
 			t.Errorf("%s: reloads %t, want %t", name, got, want)
 		}
@@ -364,9 +377,9 @@ func TestCodeThatIsOver(t *testing.T) {
 		if !is || login.Challenge == nil || login.Challenge.Factor == "push" {
 			continue
 		}
-		over, drawn := strings.HasPrefix(name, "code "), render(t, p, "en", page)
+		over, drawn := strings.HasPrefix(name, "code ") || strings.HasSuffix(name, " expired_token"), render(t, p, "en", page)
 		for part, want := range map[string]bool{
-			`class="notice warn" id="notice" role="status">This code has run out.`: over,
+			`class="notice warn" id="notice" role="status">This code has run out.`: strings.HasPrefix(name, "code "),
 			`class="secondary" id="confirm"`:                                       over,
 			`id="anew"`:                                                            over,
 			`class="primary" id="resend"`:                                          over && !login.Challenge.ResendAt.IsZero(),
@@ -395,8 +408,68 @@ func TestProblemsOfTheFormAreTold(t *testing.T) {
 		}
 		all := elements(t, render(t, p, "en", page))
 		i := slices.IndexFunc(all, func(e element) bool { _, ok := e.attr["autofocus"]; return ok })
-		if told := all[i].attr["aria-describedby"] == "problem"; told != (signIn.Problem != "") {
+		if told := strings.HasPrefix(all[i].attr["aria-describedby"], "problem"); told != (signIn.Problem != "") {
 			t.Errorf("%s: %s tells of the problem: %t", name, all[i].attr["id"], told)
+		}
+	}
+}
+
+// Both ways to sign in lead to each other, and to the same in the other language, without a script and without losing what the login
+// is for.
+func TestSignInWithToken(t *testing.T) {
+	p, texts := newPages(t), mustCatalog(t, "ja")
+	for methods, want := range map[string]struct{ there, back, form, asking, password bool }{
+		"password phone":            {password: true},
+		"password phone token":      {there: true, password: true},
+		"password phone with token": {back: true, form: true},
+		"only with token":           {form: true}, // there is nothing else to lead to
+		"only with token asking":    {form: true, asking: true},
+	} {
+		drawn := render(t, p, "ja", everyPage(plain)["signin  "+methods])
+		for part, want := range map[string]bool{
+			`id="with-token" href="/login?acr=2fa&amp;app=demo&amp;return_to=%2Fback&amp;with=token"`:           want.there,
+			`id="without-token" href="/login?acr=2fa&amp;anew=1&amp;app=demo&amp;return_to=%2Fback"`:            want.back,
+			`hreflang="en" href="/login?acr=2fa&amp;app=demo&amp;return_to=%2Fback&amp;with=token&amp;lang=en"`: want.form,
+			`name="with" value="token"`:  want.form,
+			`data-digits="18"`:           want.form,
+			`maxlength="32" required=""`: want.form && !want.asking, // who is asked a question has no code before it
+			texts["signin.question"]:     want.asking,
+			`type="password"`:            want.password,
+		} {
+			if strings.Contains(drawn, part) != want {
+				t.Errorf("%s: %s is there: %t", methods, part, !want)
+			}
+		}
+	}
+}
+
+// Nothing is sent to a token: the page says how to go on with what the user has in hand, and offers nothing to wait for.
+func TestTokenChallenge(t *testing.T) {
+	p := newPages(t)
+	for _, lang := range languages {
+		texts := mustCatalog(t, lang)
+		for name, page := range everyPage(plain) {
+			if !strings.HasPrefix(name, "token ") {
+				continue
+			}
+			drawn := render(t, p, lang, page)
+			for part, want := range map[string]bool{
+				texts["challenge.token.detail"]:                true,
+				texts["challenge.until"]:                       false, // a one-time password has a time of its own
+				texts["challenge.token.until"]:                 !strings.HasSuffix(name, "expired_token"),
+				texts["challenge.token.question"]:              strings.HasPrefix(name, "token asking"),
+				`id="question"><strong>1827364554</strong>`:    strings.HasPrefix(name, "token asking"),
+				`detail question"`:                             strings.HasPrefix(name, "token asking"),
+				`id="resend"`:                                  false,
+				`aria-invalid="true" aria-describedby="notice`: strings.HasSuffix(name, "wrong_token") || strings.HasSuffix(name, "bad_token"),
+				`data-digits="18"`:                             true,
+				"data-autosubmit":                              false, // nobody knows how many digits there are
+				`id="anew" href="/login?app=demo&amp;return_to=%2Fback&amp;with=token"`: strings.HasSuffix(name, "expired_token"),
+			} {
+				if strings.Contains(drawn, part) != want {
+					t.Errorf("%s %s: %s is there: %t", lang, name, part, !want)
+				}
+			}
 		}
 	}
 }
