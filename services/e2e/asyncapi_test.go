@@ -296,11 +296,16 @@ func TestAsyncAPI(t *testing.T) {
 
 	// Accounts.
 	s.addUser("wired", "+819011110021")
+	s.expect(http.StatusOK, http.MethodPost, s.Ops+"/admin/v1/tokens/import", withBearer(s.adminToken), tokenOf("wired-1"))
 	for _, call := range []struct {
 		method, path string
 		body         any
 	}{
 		{http.MethodPatch, "/users/wired", map[string]any{"locale": "en", "password": userPassword}},
+		{http.MethodPost, "/tokens/wired-1/assign", map[string]any{"user": "wired"}}, {http.MethodPost, "/tokens/wired-1/pin", map[string]any{"pin": "1357"}},
+		{http.MethodPost, "/tokens/wired-1/resync", map[string]any{"codes": []string{"755224", "287082"}}},
+		{http.MethodPost, "/tokens/wired-1/disable", nil}, {http.MethodPost, "/tokens/wired-1/unlock", nil}, {http.MethodPost, "/tokens/wired-1/reset", nil},
+		{http.MethodPost, "/tokens/wired-1/unassign", nil},
 		{http.MethodPost, "/users/wired/lock", nil}, {http.MethodPost, "/users/wired/unlock", nil}, {http.MethodDelete, "/users/wired", nil},
 	} {
 		if status := s.admin(call.method, call.path, call.body, nil); status/100 != 2 {

@@ -2,10 +2,12 @@ package e2e
 
 import (
 	"bytes"
+	"encoding/base32"
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
 	"path"
@@ -20,10 +22,11 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/sekisho/sekisho/services/internal/bus"
+	"github.com/sekisho/sekisho/services/internal/oath"
 )
 
 // Nothing secret and nothing personal is in the logs, on the bus, in dead letters, in metrics or in the audit log, in any
-// of the encodings in which it might hide there.
+// of the encodings in which it might hide there. What is a token's is not in the directory either, except sealed.
 func TestCanaries(t *testing.T) {
 	s := start(t, cheap+"gateway: {proxies: [127.0.0.1/32], place_header: X-Place}\nlog: {level: debug}\nbreaker: {failures: 100}\n")
 	const (
@@ -31,6 +34,7 @@ func TestCanaries(t *testing.T) {
 		ip, agent             = "203.0.113.77", "CanaryBrowser/77.1"
 		place, phoneName      = "Kestrelton", "Canary's Pixel 9"
 		wrongPassword         = "Canary-Wrong-55aa"
+		serial, seed, pin     = "CANARY-T0K3N-8842", "Canary-Seed-93b1-17c", "58204917"
 	)
 	if status := s.admin(http.MethodPost, "/users", map[string]any{"user": user, "password": password, "phone": phone, "primary": "password"}, nil); status != http.StatusCreated {
 		t.Fatal("add user:", status)
@@ -87,6 +91,29 @@ func TestCanaries(t *testing.T) {
 	for _, m := range s.messages(phone) {
 		canaries["code "+m.Provider+fmt.Sprint(len(canaries))] = m.code()
 	}
+
+	// A token, from a file in which a line is wrong to the login.
+	s.importTokens("text/csv", fmt.Sprintf("%s, %x, HOTP, 8\n%x, %s, HOTP\n", serial, seed, seed, serial), 1)
+	s.admin(http.MethodPost, "/tokens/"+serial+"/assign", map[string]any{"user": user}, nil)
+	s.admin(http.MethodPost, "/tokens/"+serial+"/pin", map[string]any{"pin": pin}, nil)
+	keyring := &token{t: t, s: s, serial: serial, Token: oath.Token{Algorithm: oath.HOTP, Hash: oath.SHA1, Digits: 8, Secret: []byte(seed)}}
+	codes := []string{keyring.press(""), keyring.press(""), keyring.press(""), keyring.press("")}
+	s.admin(http.MethodPost, "/tokens/"+serial+"/resync", map[string]any{"codes": codes[:2]}, nil)
+	l = s.choose(begin(password), "token")
+	for _, typed := range []string{wrong(pin) + codes[2], pin + wrong(codes[2]), pin + codes[2]} {
+		s.answer(l, typed)
+	}
+	s.untilStatus(l, "granted")
+	s.challenged(s.byToken(user, pin+codes[3]), "sms")
+	s.admin(http.MethodGet, "/tokens?q="+serial, nil, nil)
+	s.admin(http.MethodPost, "/tokens/"+serial+"/disable", nil, nil)
+	ofToken := map[string]string{"seed": seed, "seed in base32": base32.StdEncoding.EncodeToString([]byte(seed)), "PIN": pin}
+	for i, code := range codes {
+		ofToken[fmt.Sprint("code of token ", i)], ofToken[fmt.Sprint("PIN and code ", i)] = code, pin+code
+	}
+	maps.Copy(canaries, ofToken)
+	canaries["serial number"] = serial
+
 	activation, device := s.invite(user), s.phone()
 	device.enroll(activation, phoneName)
 	canaries["activation"] = activation
@@ -133,7 +160,7 @@ func TestCanaries(t *testing.T) {
 	poll(t, "audited", func() bool {
 		var closed int
 		must(t, db.QueryRow(t.Context(), "SELECT count(*) FROM audit.logins WHERE outcome = 'granted'").Scan(&closed))
-		return closed == 2
+		return closed == 3
 	})
 
 	places := map[string][]byte{"log": []byte(s.log.String())}
@@ -153,6 +180,15 @@ func TestCanaries(t *testing.T) {
 			t.Fatalf("the login itself is not found in %s", where)
 		}
 	}
+	directory := s.dumpSchema(db, "directory")
+	if !bytes.Contains(directory, []byte(serial)) {
+		t.Fatal("the token itself is not found in the directory")
+	}
+	for what, secret := range ofToken {
+		if found := hiding(secret).Find(directory); found != nil {
+			t.Errorf("%s is in the directory: %q", what, around(directory, found))
+		}
+	}
 	for what, secret := range canaries {
 		pattern := hiding(secret)
 		for where, data := range places {
@@ -165,7 +201,7 @@ func TestCanaries(t *testing.T) {
 
 // hiding matches a secret in clear, in hex, percent-encoded, and in base64 wherever it starts.
 func hiding(secret string) *regexp.Regexp {
-	if len(secret) == 6 { // a code: digits that stand alone
+	if len(secret) <= 8 && strings.Trim(secret, "0123456789") == "" { // a code or a PIN: digits that stand alone
 		return regexp.MustCompile(`(^|[^0-9A-Za-z.:+-])` + secret + `($|[^0-9A-Za-z.:+-])`)
 	}
 	forms := []string{secret, url.QueryEscape(secret), hex.EncodeToString([]byte(secret))}

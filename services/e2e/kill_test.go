@@ -32,7 +32,7 @@ const (
 )
 
 // Three processes of each worker share the work of a thousand logins, and one of each is killed with -9 in the middle.
-// No login is lost, none is granted twice, and nobody gets two messages.
+// No login is lost, none is granted twice, nobody gets two messages, and no code of a token grants two logins.
 func TestKillAnyWorker(t *testing.T) {
 	s := &system{t: t, dir: t.TempDir()}
 	s.run(cheap+`gateway: {url: "https://login.example"}
@@ -67,7 +67,11 @@ database: {connections: 2}
 		slots <- struct{}{}
 		wg.Go(func() {
 			defer func() { <-slots }()
-			if err := cluster.logIn(n); err != nil {
+			how := cluster.logIn
+			if tokened(n) {
+				how = cluster.logInByToken
+			}
+			if err := how(n); err != nil {
 				t.Errorf("login %d: %v", n, err)
 			}
 			done.Add(1)
@@ -102,6 +106,7 @@ type cluster struct {
 	logins  sync.Map // id of an accepted login: its user
 	tries   [killLogins]int
 	phones  [killLogins]*phone // of those who log in by ID only
+	tokens  [killLogins]*token // of those who log in by ID and one-time password
 }
 
 type process struct {
@@ -202,9 +207,13 @@ func doubted(n int) bool { return n%2 == 1 }
 // passwordless tells whether a user logs in by ID only, and approves on a phone.
 func passwordless(n int) bool { return n%4 == 2 }
 
+// tokened tells whether a user logs in by ID and one-time password, twice at once with one code.
+func tokened(n int) bool { return n%8 == 4 }
+
 func (c *cluster) addUsers() {
 	c.t.Helper()
 	c.system.Ops = c.opsOf(c.running["console"][0])
+	tokens := c.system.tokens()
 	for n := range killLogins {
 		c.system.addUser(userName(n), userPhone(n))
 		if doubted(n) {
@@ -213,6 +222,9 @@ func (c *cluster) addUsers() {
 		if passwordless(n) {
 			c.phones[n] = newPhone(c.t, c.forward)
 			c.phones[n].enroll(c.system.invite(userName(n)), "phone")
+		}
+		if tokened(n) {
+			c.tokens[n] = c.system.give(tokens, userName(n), byEvent)
 		}
 	}
 }
@@ -376,6 +388,59 @@ func (c *cluster) logIn(user int) error {
 	return nil
 }
 
+// logInByToken takes one user through two logins at once, which begin with the same code.
+func (c *cluster) logInByToken(user int) error {
+	var mu sync.Mutex
+	press := func() string {
+		mu.Lock()
+		defer mu.Unlock()
+		return c.tokens[user].press("")
+	}
+	first, results := press(), make(chan error)
+	for range 2 {
+		go func() { results <- c.typeCodes(user, first, press) }()
+	}
+	return errors.Join(<-results, <-results)
+}
+
+// typeCodes logs in with a code, and types the token's next one whenever that was not accepted, or came to a login that nobody was told of.
+func (c *cluster) typeCodes(user int, code string, press func() string) error {
+	var l login
+	for ; l.ID == ""; code = "" {
+		if code == "" {
+			code = press()
+		}
+		body := map[string]any{"user": userName(user), "method": "none", "code": code, "app": "demo", "tokens": true, "wait": "20s"}
+		if status, err := c.request(http.MethodPost, "/v1/logins", "", body, &l); err == nil && status != http.StatusCreated {
+			return fmt.Errorf("start: %d", status)
+		}
+	}
+	c.logins.Store(l.ID, user)
+	token, left, idle, deadline := l.LoginToken, 5, false, time.Now().Add(4*time.Minute)
+	for l.Status != "granted" {
+		if time.Now().After(deadline) || l.Status != "pending" && l.Status != "challenge" {
+			return fmt.Errorf("%s is %s %s %+v", l.ID, l.Status, l.Reason, l.Challenge)
+		}
+		var now login
+		path, method, body := fmt.Sprintf("/v1/logins/%s?after=%d&wait=5s", l.ID, l.Version), http.MethodGet, any(nil)
+		if l.Challenge != nil && (l.Challenge.AttemptsLeft < left || idle) {
+			left = l.Challenge.AttemptsLeft
+			path, method, body = "/v1/logins/"+l.ID+"/answers", http.MethodPost, map[string]any{"code": press(), "wait": "20s"}
+		}
+		switch status, err := c.request(method, path, token, body, &now); {
+		case err != nil:
+			return fmt.Errorf("%s: %s: %w", l.ID, method, err)
+		case status == http.StatusOK || status == http.StatusAccepted:
+			l, idle = now, now.Version == l.Version
+		case status == http.StatusConflict && method == http.MethodPost: // the answer of the gateway that died was heard
+			idle = false
+		default:
+			return fmt.Errorf("%s: %s: status %d", l.ID, method, status)
+		}
+	}
+	return nil
+}
+
 // checkRecord holds what PostgreSQL and the phones know against what the users saw.
 func (c *cluster) checkRecord() {
 	c.t.Helper()
@@ -416,6 +481,10 @@ func (c *cluster) checkRecord() {
 	})
 	if odd := count("SELECT count(*) FROM audit.logins WHERE outcome <> 'granted'"); odd > 0 {
 		c.t.Errorf("%d logins ended otherwise than granted", odd)
+	}
+	if n := count(`SELECT count(*) FROM (SELECT data->>'authenticator', data->>'counter' FROM audit.events
+		WHERE step = 'verified' AND data->>'factor' = 'token' GROUP BY 1, 2 HAVING count(*) > 1) x`); n > 0 {
+		c.t.Errorf("%d codes of tokens were accepted twice", n)
 	}
 	if doubled := count("SELECT count(*) FROM (SELECT login FROM audit.events WHERE step = 'closed' GROUP BY gateway, login HAVING count(*) > 1) x"); doubled > 0 {
 		c.t.Errorf("%d logins ended twice", doubled)

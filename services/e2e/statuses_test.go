@@ -32,6 +32,7 @@ func TestOpenAPIStatuses(t *testing.T) {
 	meetSessions(s)
 	meetPages(s)
 	meetUsers(s)
+	meetTokens(s)
 	meetPhones(s)
 	meetOperations(s)
 	meetSimulators(s)
@@ -264,6 +265,67 @@ func adminCalls(all, one string) []call {
 	}
 }
 
+// tokenOf is a file with one token of the type HOTP. Its secret is that of RFC 4226 appendix D, as are its codes.
+func tokenOf(serial string) func(*http.Request) {
+	return withFile("text/csv", serial+",3132333435363738393031323334353637383930,HOTP,6,0")
+}
+
+func withFile(media, file string) func(*http.Request) {
+	return func(r *http.Request) {
+		withBody(file)(r)
+		r.Header.Set("Content-Type", media)
+	}
+}
+
+func meetTokens(s *system) {
+	s.t.Helper()
+	all, admin := s.Ops+"/admin/v1/tokens", withBearer(s.adminToken)
+	one, files := all+"/met-1", all+"/import"
+	s.expect(http.StatusOK, http.MethodPost, files, admin, tokenOf("met-1"))
+	s.expect(http.StatusOK, http.MethodPost, files, admin, tokenOf("met-1")) // which is there
+	s.expect(http.StatusRequestEntityTooLarge, http.MethodPost, files, admin, withFile("text/csv", strings.Repeat("#", 16<<20+1)))
+	s.expect(http.StatusUnsupportedMediaType, http.MethodPost, files, admin, withBody(`{}`))
+	s.expect(http.StatusUnprocessableEntity, http.MethodPost, files, admin, withFile("application/pskc+xml", "gibberish"), withHeader("Sekisho-Import-Key", "phrase"))
+	s.expect(http.StatusOK, http.MethodGet, all+"?q=met&page=1", admin)
+	s.expect(http.StatusUnprocessableEntity, http.MethodGet, all+"?page=0", admin)
+
+	s.expect(http.StatusCreated, http.MethodPost, s.Ops+"/admin/v1/users", admin, withBody(`{"user": "holder", "primary": "token"}`))
+	s.expect(http.StatusConflict, http.MethodPost, one+"/pin", admin, withBody(`{"pin": "1357"}`))
+	s.expect(http.StatusOK, http.MethodPost, one+"/assign", admin, withBody(`{"user": "holder"}`))
+	s.expect(http.StatusConflict, http.MethodPost, one+"/assign", admin, withBody(`{"user": "alice"}`))
+	s.expect(http.StatusOK, http.MethodPost, one+"/pin", admin, withBody(`{"pin": "1357"}`))
+	s.expect(http.StatusOK, http.MethodPost, one+"/resync", admin, withBody(`{"codes": ["755224", "287082"]}`))
+	s.expect(http.StatusConflict, http.MethodPost, one+"/resync", admin, withBody(`{"codes": ["755224", "287082"]}`))
+	for _, action := range []string{"/assign", "/pin", "/resync"} {
+		s.expectBadBodies(http.MethodPost, one+action, admin)
+	}
+	for _, action := range []string{"/disable", "/unlock", "/reset"} {
+		s.expect(http.StatusOK, http.MethodPost, one+action, admin)
+	}
+	s.expect(http.StatusOK, http.MethodGet, s.Ops+"/admin/v1/users/holder/authenticators", admin)
+	s.expect(http.StatusOK, http.MethodGet, s.Ops+"/admin/v1/users/holder", admin)
+	s.expect(http.StatusOK, http.MethodPost, one+"/unassign", admin)
+	s.expect(http.StatusOK, http.MethodGet, one, admin)
+	s.expect(http.StatusNoContent, http.MethodDelete, one, admin)
+	for _, call := range tokenCalls(all, one) {
+		s.expect(http.StatusUnauthorized, call.method, call.address, withBody(call.body))
+		if call.address != all {
+			s.expect(http.StatusNotFound, call.method, call.address, admin, withBody(call.body))
+		}
+	}
+	s.expect(http.StatusUnauthorized, http.MethodPost, files, tokenOf("met-1"))
+}
+
+// tokenCalls is one of each call of the admin API about tokens, but for the import.
+func tokenCalls(all, one string) []call {
+	return []call{
+		{http.MethodGet, all, ""}, {http.MethodGet, one, ""}, {http.MethodDelete, one, ""},
+		{http.MethodPost, one + "/assign", `{"user": "alice"}`}, {http.MethodPost, one + "/unassign", ""}, {http.MethodPost, one + "/disable", ""},
+		{http.MethodPost, one + "/unlock", ""}, {http.MethodPost, one + "/reset", ""}, {http.MethodPost, one + "/resync", `{"codes": ["755224", "287082"]}`},
+		{http.MethodPost, one + "/pin", `{"pin": "1357"}`},
+	}
+}
+
 func meetOperations(s *system) {
 	s.t.Helper()
 	for _, path := range []string{"/healthz", "/readyz", "/metrics"} {
@@ -335,6 +397,10 @@ func meetOutage(s *system) {
 	for _, call := range adminCalls(s.Ops+"/admin/v1/users", s.Ops+"/admin/v1/users/alice") {
 		away(call.method, call.address, admin, withBody(call.body))
 	}
+	for _, call := range tokenCalls(s.Ops+"/admin/v1/tokens", s.Ops+"/admin/v1/tokens/any") {
+		away(call.method, call.address, admin, withBody(call.body))
+	}
+	away(http.MethodPost, s.Ops+"/admin/v1/tokens/import", admin, tokenOf("any"))
 	wg.Wait()
 }
 

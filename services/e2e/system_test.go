@@ -122,7 +122,8 @@ type login struct {
 		Expires      time.Time `json:"expires"`
 		ResendAt     time.Time `json:"resend_at"`
 		AttemptsLeft int       `json:"attempts_left"`
-		Number       string    `json:"number"` // for the phone
+		Number       string    `json:"number"`   // for the phone
+		Question     string    `json:"question"` // for the token
 	} `json:"challenge"`
 	Session *struct {
 		User string   `json:"user"`

@@ -227,7 +227,7 @@ func TestTwoSideBySideAndAgainAfterTheEnd(t *testing.T) {
 		t.Errorf("demo accounts %q", users)
 	}
 	summary, _ := first.stdout.read()
-	for _, want := range []string{"http://" + a.HTTP, "http://" + a.Ops, "http://" + a.Sim, a.NATS, "alice", "bob", "dave", "curl", filepath.Join(one, "admin-token")} {
+	for _, want := range []string{"http://" + a.HTTP, "http://" + a.Ops, "http://" + a.Sim, a.NATS, "alice", "bob", "dave", "curl", "oathtool --totp -b " + strings.TrimSpace(readAll(t, one, []string{"demo-token"})), filepath.Join(one, "admin-token")} {
 		if !strings.Contains(summary, want) {
 			t.Errorf("the summary lacks %q:\n%s", want, summary)
 		}
@@ -252,7 +252,7 @@ func TestTwoSideBySideAndAgainAfterTheEnd(t *testing.T) {
 	stopped(t, one, a)
 	stopped(t, two, b)
 
-	secrets := []string{"admin-token", "demo-password", "credentials/web.nk", "credentials/postgres.json", "credentials/keys/code.key"}
+	secrets := []string{"admin-token", "demo-password", "demo-token", "credentials/web.nk", "credentials/postgres.json", "credentials/keys/code.key", "credentials/keys/token.key"}
 	before := readAll(t, one, secrets)
 	again, a := startUp(t, one)
 	if after := readAll(t, one, secrets); after != before {

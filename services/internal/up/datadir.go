@@ -1,7 +1,6 @@
 package up
 
 import (
-	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -71,7 +70,7 @@ func removeAddresses(dir string) error {
 }
 
 // keptSecret reads a secret from a file that it makes on first use.
-func keptSecret(path string) (string, error) {
+func keptSecret(path string, random func() string) (string, error) {
 	data, err := os.ReadFile(path)
 	if secret := strings.TrimSpace(string(data)); err == nil && secret != "" {
 		return secret, nil
@@ -79,7 +78,7 @@ func keptSecret(path string) (string, error) {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return "", err
 	}
-	secret := rand.Text()
+	secret := random()
 	return secret, writeFile(path, []byte(secret+"\n"))
 }
 

@@ -1,6 +1,7 @@
 package up
 
 import (
+	"crypto/rand"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -46,18 +47,18 @@ func TestLockFileTellsTheHolderOnly(t *testing.T) {
 
 func TestSecretsAreKept(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "secret")
-	first, err := keptSecret(path)
+	first, err := keptSecret(path, rand.Text)
 	if err != nil || len(first) < 20 {
 		t.Fatalf("got %q, %v", first, err)
 	}
-	second, err := keptSecret(path)
+	second, err := keptSecret(path, rand.Text)
 	if err != nil || second != first {
 		t.Errorf("got %q, then %q, %v", first, second, err)
 	}
 	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("mode %v, %v", info.Mode(), err)
 	}
-	other, err := keptSecret(path + "2")
+	other, err := keptSecret(path+"2", rand.Text)
 	if err != nil || other == first {
 		t.Errorf("two secrets are alike, %v", err)
 	}

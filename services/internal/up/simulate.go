@@ -2,6 +2,7 @@ package up
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"net"
 	"net/http"
@@ -31,7 +32,7 @@ func (u *up) startSimulators(fail func(error)) (stop func(), err error) {
 	files := [4]string{"karaden.token", "twilio.token", "omotion.signature", "mamoru.token"}
 	for i, name := range files {
 		// In the credentials folder, where workers that are started alone find it.
-		if secrets[i], err = keptSecret(filepath.Join(u.folder.Dir(), name)); err != nil {
+		if secrets[i], err = keptSecret(filepath.Join(u.folder.Dir(), name), rand.Text); err != nil {
 			return nil, err
 		}
 	}

@@ -6,6 +6,7 @@
 //	addresses.json   where it listens; there while it is ready
 //	admin-token      bearer token of the admin API
 //	demo-password    password of the demo accounts; demo-made says that these have been made
+//	demo-token       secret of carol's one-time password token, in base32; demo-token-made says that she has been given it
 //	credentials/     see package credentials
 //	nats/            the broker's store
 //	postgres/        the database, with postgres.password beside it
@@ -14,6 +15,7 @@ package up
 import (
 	"cmp"
 	"context"
+	"crypto/rand"
 	"errors"
 	"io"
 	"net"
@@ -84,7 +86,7 @@ func (u *up) run(ctx context.Context, cancel context.CancelCauseFunc) (err error
 		return err
 	}
 	if u.Config.AdminToken = u.Environment.AdminToken; u.Config.AdminToken == "" {
-		if u.Config.AdminToken, err = keptSecret(filepath.Join(u.Environment.DataDir, "admin-token")); err != nil {
+		if u.Config.AdminToken, err = keptSecret(filepath.Join(u.Environment.DataDir, "admin-token"), rand.Text); err != nil {
 			return err
 		}
 	}
@@ -121,7 +123,7 @@ func (u *up) run(ctx context.Context, cancel context.CancelCauseFunc) (err error
 	if err := setup.Postgres(ctx, u.postgresURL, u.folder, u.Log); err != nil {
 		return err
 	}
-	demoPassword, err := u.makeDemo(ctx)
+	demo, err := u.makeDemo(ctx)
 	if err != nil {
 		return err
 	}
@@ -148,7 +150,7 @@ func (u *up) run(ctx context.Context, cancel context.CancelCauseFunc) (err error
 				fail(err)
 				return
 			}
-			u.summary(demoPassword)
+			u.summary(demo)
 		},
 	})
 }
