@@ -39,6 +39,7 @@ func TestCheck(t *testing.T) {
 		"event farther":             {byEvent, State{Next: 5}, 106, true, State{Next: 5}, false},
 
 		"this step":           {byTime, State{}, step, false, State{Next: step + 1}, true},
+		"the first good step": {byTime, State{Next: step}, step, false, State{Next: step + 1}, true},
 		"step before":         {byTime, State{}, step - 1, false, State{Next: step}, true},
 		"next step":           {byTime, State{}, step + 1, false, State{}, false},
 		"two steps before":    {byTime, State{}, step - 2, false, State{}, false},
@@ -91,6 +92,7 @@ func TestPIN(t *testing.T) {
 
 func TestResync(t *testing.T) {
 	asked := Token{Algorithm: OCRA, Suite: "OCRA-1:HOTP-SHA1-6:C-QN08", Secret: secrets[SHA1]}
+	alone := Token{Algorithm: OCRA, Suite: "OCRA-1:HOTP-SHA1-6:QN08", Secret: secrets[SHA1]}
 	for name, c := range map[string]struct {
 		token         Token
 		first, second int64
@@ -107,6 +109,7 @@ func TestResync(t *testing.T) {
 		"steps to come":      {byTime, step + 40, step + 41, State{Next: step + 42, Drift: 41}, true},
 		"steps in time":      {byTime, step - 1, step, State{Next: step + 1}, true},
 		"asked for a number": {asked, 60, 61, State{Next: 5}, false},
+		"asked for it alone": {alone, 0, 0, State{Next: 5}, false},
 	} {
 		got, ok := c.token.Resync(codeOf(t, c.token, c.first), codeOf(t, c.token, c.second), State{Next: 5}, now, 100)
 		if ok != c.ok || got != c.want {

@@ -81,6 +81,21 @@ func TestOCRA(t *testing.T) {
 	}
 }
 
+func TestBadQuestions(t *testing.T) {
+	for kind, questions := range map[string][]string{
+		"N": {"", "-1234567", "1234a678", strings.Repeat("9", 17)},
+		"H": {"", "1234567g", strings.Repeat("f", 17)},
+		"A": {"", strings.Repeat("z", 17), strings.Repeat("z", 300)},
+	} {
+		token := Token{Algorithm: OCRA, Suite: "OCRA-1:HOTP-SHA1-6:Q" + kind + "08", Secret: secrets[SHA1]}
+		for _, question := range questions {
+			if code, err := token.Code(0, question, ""); err == nil {
+				t.Errorf("%q of the kind %s: code %s", question, kind, code)
+			}
+		}
+	}
+}
+
 func TestParseSuite(t *testing.T) {
 	for _, bad := range []string{
 		"", "OCRA-2:HOTP-SHA1-6:QN08", "OCRA-1:HOTP-MD5-6:QN08", "OCRA-1:HOTP-SHA1-6:C", "OCRA-1:HOTP-SHA1-0:QN08", "OCRA-1:HOTP-SHA1-5:QN08",

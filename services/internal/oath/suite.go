@@ -93,7 +93,7 @@ func (s Suite) padded(question string) ([]byte, error) {
 		digits = hex.EncodeToString([]byte(question))
 	case 'N':
 		number, ok := new(big.Int).SetString(question, 10)
-		if !ok || number.Sign() < 0 {
+		if !ok {
 			return nil, errors.New("oath: the question is no decimal number")
 		}
 		digits = number.Text(16)
