@@ -69,7 +69,7 @@ func Build(ctx context.Context, env *runtime.Env) (*runtime.Worker, error) {
 		secret:   secret,
 		now:      env.Now,
 	}
-	if _, err := v.look(ctx); err != nil { // before the first login: strangers must not change when the worker is restarted
+	if _, err := v.look(ctx); err != nil { // before the first login: what strangers are asked for must not change when the worker is restarted
 		v.claims.Close()
 		v.sessions.Close()
 		return nil, err
@@ -87,10 +87,10 @@ func Build(ctx context.Context, env *runtime.Env) (*runtime.Worker, error) {
 	}, nil
 }
 
-// lookEvery is how often it is looked for what strangers may have. Who changes it is an admin, once.
-const lookEvery = time.Minute
+// lookEvery is how soon a token is asked for under any name once there are tokens, and how long no more once there are none.
+const lookEvery = 10 * time.Second
 
-// look finds out what users here can have.
+// look finds out whether there are tokens.
 func (v *verifier) look(ctx context.Context) (more bool, err error) {
 	some, err := v.claims.Tokens(ctx)
 	if err == nil {
