@@ -4,8 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -444,20 +444,8 @@ func TestTokenDeliveredAtOnce(t *testing.T) {
 				moment = s.clock().Unix() / 30
 			}
 			answer := l.answered(t, 1, 1, code(t, token, moment, question, ""))
-			want := verified(token, max(moment, 0))
-			var group sync.WaitGroup
-			for n := range 16 {
-				v := processes[n%2]
-				group.Go(func() {
-					decision, _, err := v.decide(t.Context(), answer, answer.Data.(*events.Answered))
-					if err != nil {
-						t.Error(err)
-					} else if got := short(t, answer, decision); got != want {
-						t.Errorf("delivery of %s: %s, want %s", token.Token.Algorithm, got, want)
-					}
-				})
-			}
-			group.Wait()
+			verdicts := atOnce(t, processes, slices.Repeat([]*events.Event{answer}, 16))
+			expect(t, "verdicts on "+string(token.Token.Algorithm), verdicts, map[string]int{verified(token, max(moment, 0)): 16})
 			expect(t, "failures", s.failures(t, "token:"+u), 0)
 			moment++
 			if token.Token.Algorithm == oath.OCRA {
@@ -479,25 +467,7 @@ func TestOneCodeInManyLogins(t *testing.T) {
 		for range 30 {
 			answers = append(answers, o.asks(t, processes[0], u).answered(t, 1, 1, code(t, token, moment, "", "")))
 		}
-		verdicts := make(chan string, len(answers))
-		var group sync.WaitGroup
-		for n, e := range answers {
-			v := processes[n%2]
-			group.Go(func() {
-				decision, _, err := v.decide(t.Context(), e, e.Data.(*events.Answered))
-				if err != nil {
-					t.Error(err)
-				}
-				verdicts <- short(t, e, decision)
-			})
-		}
-		group.Wait()
-		close(verdicts)
-		count := make(map[string]int)
-		for verdict := range verdicts {
-			count[verdict]++
-		}
-		expect(t, "verdicts", count, map[string]int{verified(token, moment): 1, "wrong 4": 29})
+		expect(t, "verdicts", atOnce(t, processes, answers), map[string]int{verified(token, moment): 1, "wrong 4": 29})
 	}
 }
 

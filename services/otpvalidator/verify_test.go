@@ -347,12 +347,18 @@ func TestParallelGuesses(t *testing.T) {
 		l := s.login(t, "alice").challenged(t, 1)
 		answers = append(answers, l.answered(t, 1, 1, "no"))
 	}
+	expect(t, "verdicts", atOnce(t, processes, answers), map[string]int{"wrong 4": 5, "locked 4": 45}) // whose ends are not noted count all the same
+}
+
+// atOnce counts what becomes of answers that several processes decide on at the same time, and finish no text code's.
+func atOnce(t *testing.T, processes []*verifier, answers []*events.Event) map[string]int {
+	t.Helper()
 	verdicts := make(chan string, len(answers))
 	var group sync.WaitGroup
 	for i, e := range answers {
-		v := processes[i%2]
+		v := processes[i%len(processes)]
 		group.Go(func() {
-			decision, _, err := v.decide(t.Context(), e, e.Data.(*events.Answered)) // whose ends are not noted count all the same
+			decision, _, err := v.decide(t.Context(), e, e.Data.(*events.Answered))
 			if err != nil {
 				t.Error(err)
 			}
@@ -365,7 +371,7 @@ func TestParallelGuesses(t *testing.T) {
 	for verdict := range verdicts {
 		count[verdict]++
 	}
-	expect(t, "verdicts", count, map[string]int{"wrong 4": 5, "locked 4": 45})
+	return count
 }
 
 // Crash windows: a repeat of an event gets the verdict of the first delivery, and counts once.
